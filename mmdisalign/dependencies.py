@@ -1,0 +1,102 @@
+"""The one place that says which versions of other packages mmdisalign accepts.
+
+``setup.py`` runs this file by itself, in a build environment that holds setuptools alone, so
+everything but the standard library is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+RANGES = {
+    'numpy': '',
+    'packaging': '',
+    'torch': '>=2.0',
+    'mmengine': '>=0.10.4,<1',
+    'mmcv': '>=2.0.0rc4,<2.2',
+    'mmsegmentation': '>=1.2.2,<2',
+    'mmdet': '>=3.3,<4',
+    'mmpretrain': '>=1.2,<2',
+    'setuptools': '<82',  # mmengine imports pkg_resources, which setuptools 82 no longer has
+    'ftfy': '',  # mmsegmentation imports ftfy and regex without requiring them
+    'regex': '',
+    'faster-coco-eval': '>=1.8',  # LVIS's average precision
+    'pytest': '>=7',
+}
+BASE = ('numpy', 'packaging', 'torch')
+_OPENMMLAB = ('mmengine', 'mmcv', 'setuptools')
+EXTRAS = {
+    'seg': (*_OPENMMLAB, 'mmsegmentation', 'ftfy', 'regex'),
+    'det': (*_OPENMMLAB, 'mmdet', 'faster-coco-eval'),
+    'cls': (*_OPENMMLAB, 'mmpretrain'),
+    'tests': ('pytest',),
+}
+EXTRAS['all'] = tuple(dict.fromkeys(EXTRAS['seg'] + EXTRAS['det'] + EXTRAS['cls']))
+
+
+def requirements(names: Sequence[str]) -> list[str]:
+    """Write packages with their accepted ranges as pip does: ``['mmcv>=2.0.0rc4,<2.2', ...]``."""
+    return [name + RANGES[name] for name in names]
+
+
+def require(extra: str) -> None:
+    """Check that the packages of one extra are installed, in versions that work.
+
+    Only the packages' metadata is read, so a wrong version is named before it fails in its own way.
+
+    Args:
+        extra: ``'seg'``, ``'det'``, ``'cls'``, ``'tests'`` or ``'all'``.
+
+    Raises:
+        ImportError: If any is missing or out of range. The message names each with its installed
+            version and its accepted range, and the pip command that helps.
+        ValueError: If there is no such extra.
+    """
+    if extra not in EXTRAS:
+        raise ValueError(f'there is no extra {extra!r}; there are: {sorted(EXTRAS)}')
+    found = {name: _installed_version(name) for name in (*BASE, *EXTRAS[extra])}
+    wrong = tuple(name for name in found if found[name] is None)
+    if found['packaging'] is not None:  # what compares versions can itself be missing
+        wrong += tuple(name for name in found if found[name] and not _in_range(name, found[name]))
+    if not wrong:
+        return
+    lines = [f'mmdisalign[{extra}] cannot be used with what is installed:']
+    for name in wrong:
+        state = 'is not installed' if found[name] is None else f'{found[name]} is installed'
+        lines.append(f'  {name} {state}; {RANGES[name] or "any version"} works')
+    lines.append('To install what works:')
+    # mmcv is last, and not in isolation: a build of it that does not see torch leaves out the ops.
+    others = [name for name in wrong if name != 'mmcv']
+    if others:
+        lines.append(_pip_install(others))
+    if 'mmcv' in wrong:
+        lines.append(_pip_install(['mmcv'], '--no-build-isolation'))
+    raise ImportError('\n'.join(lines))
+
+
+def _pip_install(names: Sequence[str], *flags: str) -> str:
+    quoted = (f'"{requirement}"' for requirement in requirements(names))
+    return ' '.join((f'  {sys.executable} -m pip install', *flags, *quoted))
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _in_range(name: str, installed: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(RANGES[name]).contains(installed, prereleases=True)
+
+
+if __name__ == '__main__':  # `make PYTHON=...` asks whether that environment will do
+    try:
+        for argument in sys.argv[1:]:
+            require(argument)
+    except ImportError as error:
+        sys.exit(str(error))
