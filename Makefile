@@ -1,0 +1,43 @@
+# make demo     train both stages on small synthetic data, and report
+# make test     run the tests
+# make lint     check style and formatting
+# make bench    run the benchmarks
+#
+# Each makes the environment it needs on first use, in .venv:
+#   VENV=DIR       in DIR instead
+#   PYTHON=FILE    nothing is installed; use this Python, whose environment has OpenMMLab already
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint bench env env-lint
+
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+ifdef PYTHON
+env:
+	@"$(PYTHON)" -m mmdisalign.dependencies all tests
+env-lint:
+else
+VENV ?= .venv
+PYTHON = $(VENV)/bin/python
+env:
+	@tools/setup_env.sh "$(VENV)" all
+env-lint:
+	@tools/setup_env.sh "$(VENV)" lint
+endif
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+demo: env
+	"$(PYTHON)" tools/demo.py
+
+test: env
+	"$(PYTHON)" -m pytest
+
+lint: env-lint
+	"$(PYTHON)" -m ruff check .
+	"$(PYTHON)" -m ruff format --check .
+
+bench: env
+	"$(PYTHON)" benchmarks/run.py
