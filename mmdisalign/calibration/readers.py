@@ -1,0 +1,168 @@
+"""Files of class frequencies.
+
+============================  ======================================================================
+format                        content
+============================  ======================================================================
+name of a shipped table       ``ade20k``; the tables are in ``mmdisalign/data``
+JSON                          a list of counts; a dict from class name to count; or what
+                              ``ClassPrior.to_json`` writes (``counts``, ``classes``, ``groups``)
+COCO or LVIS JSON             ``categories`` and ``annotations``; counted by instances or images;
+                              LVIS frequency groups f, c, r are head, body, tail
+CSV, TSV, TXT with a header   a column of counts and, optionally, of class names and of indices;
+                              ADE20K's ``objectInfo150.txt`` is one
+TXT without a header          one count a line
+============================  ======================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from ..data import table_path
+
+COUNT_COLUMNS = ('count', 'counts', 'pixels', 'instances', 'ratio', 'frequency', 'images', 'train')
+NAME_COLUMNS = ('name', 'class', 'category')
+INDEX_COLUMNS = ('idx', 'index', 'id')
+# The tables that ship, with the split into head, body and tail that the data set's users report.
+SHIPPED_TABLES = {'ade20k': {'by': 'rank', 'head': 20, 'body': 55}}
+LVIS_GROUPS = {'f': 'head', 'c': 'body', 'r': 'tail'}
+
+
+@dataclass
+class Table:
+    """What a file says of its classes, in class order."""
+
+    counts: Sequence[float]
+    classes: Optional[Sequence[str]] = None
+    groups: Optional[Mapping] = None
+
+    @classmethod
+    def from_mapping(cls, content: Mapping) -> Table:
+        """From what ``ClassPrior.to_json`` writes, or from a dict of class name to count."""
+        if 'counts' in content:
+            return cls(content['counts'], content.get('classes'), content.get('groups'))
+        return cls([_number(value, key) for key, value in content.items()], list(content))
+
+
+def read_table(source: Union[str, Path], **options: str) -> Table:
+    """Read a file, or a shipped table by its name."""
+    if str(source) in SHIPPED_TABLES:
+        table = _read_columns(table_path(str(source)), **options)
+        table.groups = SHIPPED_TABLES[str(source)]
+        return table
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'no class prior at {path} (shipped tables: {", ".join(SHIPPED_TABLES)}); '
+            'tools/class_prior.py counts one from the training data'
+        )
+    if path.suffix.lower() == '.json':
+        return _read_json(path, **options)
+    return _read_columns(path, **options)
+
+
+def _read_json(path: Path, unit: str = 'instances') -> Table:
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'{path} is not JSON: {error}') from error
+    if isinstance(content, list):
+        return Table([_number(value, f'{path}, entry {i}') for i, value in enumerate(content)])
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} holds neither a list nor a dict of class counts')
+    if 'categories' in content and 'annotations' in content:
+        return _count_annotations(content, path, unit)
+    return Table.from_mapping(content)
+
+
+def _count_annotations(content: Mapping[str, Any], path: Path, unit: str) -> Table:
+    """Count a COCO or LVIS annotation file; its classes are ordered by category id."""
+    if unit not in ('instances', 'images'):
+        raise ValueError(f"unit must be 'instances' or 'images', got {unit!r}")
+    categories = sorted(content['categories'], key=lambda category: category['id'])
+    index = {category['id']: i for i, category in enumerate(categories)}
+    seen: list[set] = [set() for _ in categories]
+    for annotation in content['annotations']:
+        if annotation['category_id'] not in index:
+            raise ValueError(
+                f'{path}: annotation {annotation.get("id")} has category '
+                f'{annotation["category_id"]}, which is not one of the categories'
+            )
+        key = annotation['image_id'] if unit == 'images' else annotation['id']
+        seen[index[annotation['category_id']]].add(key)
+    return Table(
+        [len(members) for members in seen],
+        [category['name'] for category in categories],
+        _lvis_groups(categories),
+    )
+
+
+def _lvis_groups(categories: Sequence[Mapping[str, Any]]) -> Optional[Mapping]:
+    if not all(category.get('frequency') in LVIS_GROUPS for category in categories):
+        return None
+    groups: dict[str, list[int]] = {name: [] for name in LVIS_GROUPS.values()}
+    for i, category in enumerate(categories):
+        groups[LVIS_GROUPS[category['frequency']]].append(i)
+    return groups
+
+
+def _read_columns(path: Path, column: Optional[str] = None) -> Table:
+    lines = path.read_text(encoding='utf-8').splitlines()
+    lines = [line for line in lines if line.strip() and not line.startswith('#')]
+    if not lines:
+        raise ValueError(f'{path} is empty')
+    if _is_number(lines[0]):
+        return Table([_number(line, f'{path}, line {i + 1}') for i, line in enumerate(lines)])
+    delimiter = '\t' if '\t' in lines[0] else ','
+    rows = list(csv.reader(lines, delimiter=delimiter))
+    header = [name.strip().lower() for name in rows.pop(0)]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise ValueError(
+                f'{path}, row {number} has {len(row)} columns, not {len(header)}: {row}'
+            )
+    values = _find_column(header, COUNT_COLUMNS if column is None else (column.lower(),))
+    if values is None:
+        raise ValueError(
+            f'{path} has no column {column or " or ".join(COUNT_COLUMNS)}; it has {header}. '
+            "Name the column of counts with dict(source=..., column='...')"
+        )
+    indices = _find_column(header, INDEX_COLUMNS)
+    if indices is not None:
+        _check_order(path, [row[indices] for row in rows])
+    names = _find_column(header, NAME_COLUMNS)
+    return Table(
+        [_number(row[values], f'{path}, row {i}') for i, row in enumerate(rows, start=1)],
+        None if names is None else [row[names].strip() for row in rows],
+    )
+
+
+def _find_column(header: Sequence[str], candidates: Sequence[str]) -> Optional[int]:
+    return next((header.index(name) for name in candidates if name in header), None)
+
+
+def _check_order(path: Path, indices: Sequence[str]) -> None:
+    """Rows are classes in order; an index column that says otherwise would shift every class."""
+    numbers = [int(index) for index in indices]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise ValueError(f'{path}: the rows are not in class order, or classes are missing')
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f'{where}: {value!r} is not a count') from None

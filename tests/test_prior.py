@@ -1,0 +1,228 @@
+"""ClassPrior: every source that a config can name, and the split into head, body and tail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmdisalign.calibration import ClassPrior
+
+COUNTS = [60, 25, 10, 4, 1]
+NAMES = ['wall', 'sky', 'car', 'cat', 'flag']
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding='utf-8')
+    return path
+
+
+def test_frequencies_sum_to_one() -> None:
+    prior = ClassPrior.build([6, 3, 1])
+    assert prior.counts.tolist() == [6, 3, 1]
+    np.testing.assert_allclose(prior.frequencies, [0.6, 0.3, 0.1])
+    assert prior.classes is None
+    assert prior.imbalance == 6
+
+
+def test_a_prior_is_taken_as_it_is() -> None:
+    prior = ClassPrior.build(COUNTS)
+    assert ClassPrior.build(prior) is prior
+
+
+@pytest.mark.parametrize('source', [COUNTS, tuple(COUNTS), np.array(COUNTS), dict(source=COUNTS)])
+def test_counts_without_names(source) -> None:
+    prior = ClassPrior.build(source)
+    assert prior.counts.tolist() == COUNTS
+    assert prior.classes is None
+
+
+def test_dict_of_counts_by_name() -> None:
+    prior = ClassPrior.build(dict(zip(NAMES, COUNTS)))
+    assert prior.counts.tolist() == COUNTS
+    assert list(prior.classes) == NAMES
+
+
+FILES = {
+    'list.json': json.dumps(COUNTS),
+    'names.json': json.dumps(dict(zip(NAMES, COUNTS))),
+    'prior.json': json.dumps({'counts': COUNTS, 'classes': NAMES}),
+    'table.csv': 'name,count\n' + '\n'.join(f'{n},{c}' for n, c in zip(NAMES, COUNTS)),
+    'comment.csv': '# source: here\nclass,pixels\n'
+    + '\n'.join(f'{n},{c}' for n, c in zip(NAMES, COUNTS)),
+    'bare.txt': '\n'.join(map(str, COUNTS)),
+    'ade.txt': 'Idx\tRatio\tTrain\tVal\tName\n'
+    + '\n'.join(f'{i + 1}\t{c / 100}\t7\t7\t{n}' for i, (n, c) in enumerate(zip(NAMES, COUNTS))),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_files(tmp_path: Path, name: str) -> None:
+    prior = ClassPrior.build(str(write(tmp_path / name, FILES[name])), num_classes=5)
+    np.testing.assert_allclose(prior.frequencies, np.array(COUNTS) / 100)
+    assert (
+        prior.classes is None if name in ('list.json', 'bare.txt') else list(prior.classes) == NAMES
+    )
+
+
+def test_another_column_of_a_table(tmp_path: Path) -> None:
+    path = write(tmp_path / 'ade.txt', FILES['ade.txt'])
+    assert ClassPrior.build(dict(source=path, column='Train')).counts.tolist() == [7] * 5
+
+
+def annotation_file(frequencies: str = '') -> dict:
+    categories = [{'id': 10 * (i + 1), 'name': n} for i, n in enumerate(NAMES[:3])]
+    for category, frequency in zip(categories, frequencies):
+        category['frequency'] = frequency
+    # wall: 3 instances in 2 images; sky: 1 in 1; car: none.
+    boxes = [(1, 10), (1, 10), (2, 10), (2, 20)]
+    annotations = [
+        {'id': i, 'image_id': image, 'category_id': category}
+        for i, (image, category) in enumerate(boxes)
+    ]
+    return {'images': [], 'categories': categories[::-1], 'annotations': annotations}
+
+
+@pytest.mark.parametrize(('unit', 'counts'), [('instances', [3, 1, 0]), ('images', [2, 1, 0])])
+def test_coco_annotations(tmp_path: Path, unit: str, counts: list[int]) -> None:
+    path = write(tmp_path / 'coco.json', json.dumps(annotation_file()))
+    prior = ClassPrior.build(path, unit=unit)
+    assert prior.counts.tolist() == counts
+    assert list(prior.classes) == NAMES[:3]
+
+
+def test_lvis_annotations_bring_their_groups(tmp_path: Path) -> None:
+    path = write(tmp_path / 'lvis.json', json.dumps(annotation_file('cfr')))
+    assert ClassPrior.build(path).groups == {'head': [1], 'body': [0], 'tail': [2]}
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    prior = ClassPrior(COUNTS, NAMES, groups=dict(by='rank', head=1, body=1))
+    prior.to_json(tmp_path / 'p.json')
+    again = ClassPrior.build(tmp_path / 'p.json')
+    assert (again.counts == prior.counts).all()
+    assert (again.classes, again.groups) == (prior.classes, prior.groups)
+
+
+def test_ade20k_ships_with_its_published_split() -> None:
+    prior = ClassPrior.build('ade20k', num_classes=150)
+    assert prior.classes[:3] == ('wall', 'building', 'sky')
+    assert prior.groups == {
+        'head': list(range(20)),
+        'body': list(range(20, 75)),
+        'tail': list(range(75, 150)),
+    }
+
+
+def test_object_info_file_equals_the_shipped_table(shared: Path) -> None:
+    prior = ClassPrior.build(shared / 'data/ade20k/objectInfo150.txt')
+    assert prior.counts.tolist() == ClassPrior.build('ade20k').counts.tolist()
+
+
+def test_groups_by_share() -> None:
+    # Cumulative: 60, 85, 95, 99, 100 per cent.
+    groups = ClassPrior.build(COUNTS, groups=dict(by='share', head=0.8, tail=0.05)).groups
+    assert groups == {'head': [0, 1], 'body': [2], 'tail': [3, 4]}
+
+
+def test_groups_by_share_are_the_default_and_follow_frequency_not_index() -> None:
+    assert ClassPrior.build(COUNTS[::-1]).groups == {'head': [3, 4], 'body': [2], 'tail': [0, 1]}
+
+
+def test_groups_by_count() -> None:
+    # ImageNet-LT: many are more than 100, few are fewer than 20.
+    prior = ClassPrior.build([101, 100, 20, 19], groups=dict(by='count', head=100, tail=20))
+    assert prior.groups == {'head': [0], 'body': [1, 2], 'tail': [3]}
+
+
+def test_groups_by_rank_break_ties_by_index() -> None:
+    prior = ClassPrior.build([1, 5, 5, 5], groups=dict(by='rank', head=1, body=1))
+    assert prior.groups == {'head': [1], 'body': [2], 'tail': [0, 3]}
+
+
+def test_groups_by_name() -> None:
+    groups = dict(head=['sky'], body=['wall', 'flag'], tail=['cat', 'car'])
+    prior = ClassPrior.build(dict(source=dict(zip(NAMES, COUNTS)), groups=groups))
+    assert prior.groups == {'head': [1], 'body': [0, 4], 'tail': [3, 2]}
+
+
+@pytest.mark.parametrize(
+    ('groups', 'message'),
+    [
+        (dict(by='size'), "'size'"),
+        (dict(by='rank', head=3, body=2), '5 classes cannot be split'),
+        (dict(by='share', head=0.9, tail=0.2), 'head=0.9'),
+        (dict(by='count', head=10, tail=20), 'the tail ends at 20'),
+        (dict(head=[0], body=[1]), r"\['head', 'body'\]"),
+        (dict(head=[0, 1], body=[1, 2], tail=[3]), r'none: \[4\], in more than one: \[1\]'),
+        (dict(head=[0, 1], body=[2], tail=[3, 5]), 'member 5'),
+        (dict(head=['sky'], body=[], tail=[]), "'sky' is a name"),
+    ],
+)
+def test_bad_groups_are_named(groups: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClassPrior.build(COUNTS, groups=groups)
+
+
+@pytest.mark.parametrize(
+    ('counts', 'message'),
+    [
+        ([1, -2], 'class 1 is -2'),
+        ([1, np.nan], 'class 1 is nan'),
+        ([0, 0], 'all'),
+        ([[1]], 'shape'),
+    ],
+)
+def test_bad_counts_are_named(counts: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClassPrior.build(counts)
+
+
+def test_wrong_number_of_classes_names_source_and_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / 'p.json', json.dumps(COUNTS))
+    with pytest.raises(ValueError, match=r'p\.json.* has 5 classes, but the model has 6'):
+        ClassPrior.build(path, num_classes=6)
+
+
+def test_missing_file_names_it_and_the_way_out() -> None:
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.json.*ade20k.*class_prior\.py'):
+        ClassPrior.build('nowhere.json')
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'message'),
+    [
+        ('bad.json', '{', 'is not JSON'),
+        ('bad.json', '["many"]', "entry 0: 'many'"),
+        ('bad.csv', 'name,colour\na,red', 'no column'),
+        ('bad.csv', 'name,count\na,red', "row 1: 'red'"),
+        ('bad.csv', 'name,count\na', 'row 1 has 1 columns'),
+        ('bad.csv', 'idx,count\n1,5\n3,5', 'not in class order'),
+        ('bad.csv', '# nothing', 'is empty'),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    path = write(tmp_path / name, text)
+    with pytest.raises(ValueError, match=message) as error:
+        ClassPrior.build(path)
+    assert str(path) in str(error.value)
+
+
+def test_annotation_of_an_unknown_category_is_named(tmp_path: Path) -> None:
+    content = annotation_file()
+    content['annotations'][2]['category_id'] = 99
+    path = write(tmp_path / 'coco.json', json.dumps(content))
+    with pytest.raises(ValueError, match='annotation 2 has category 99'):
+        ClassPrior.build(path)
+
+
+def test_same_names_in_another_order_are_a_mistake() -> None:
+    prior = ClassPrior(COUNTS, NAMES)
+    prior.check_classes(NAMES)
+    prior.check_classes(['Wall', 'Sky', 'Car', 'Cat', 'Flag'])
+    with pytest.raises(ValueError, match='sky is class 1 of the prior, but class 0'):
+        prior.check_classes(['sky', 'wall', 'car', 'cat', 'flag'])
+    with pytest.raises(ValueError, match='5 classes, but the data set has 2'):
+        prior.check_classes(NAMES[:2])
