@@ -1,0 +1,15 @@
+"""What a stage trains, and how it is launched; on top of mmengine alone."""
+
+from .checkpoint import allow_mmengine_checkpoints
+from .data_check import check_data, iter_datasets
+from .stage import STAGES, CalibrationStageMixin
+
+allow_mmengine_checkpoints()
+
+__all__ = [
+    'STAGES',
+    'CalibrationStageMixin',
+    'allow_mmengine_checkpoints',
+    'check_data',
+    'iter_datasets',
+]

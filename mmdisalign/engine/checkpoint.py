@@ -1,0 +1,39 @@
+"""Let PyTorch's safe loader read the checkpoints that mmengine writes.
+
+Since PyTorch 2.6, ``torch.load`` unpickles nothing but an allow-list, and mmengine 0.10's
+checkpoints hold its log history: without this, ``--resume`` and ``test.py`` end in an
+UnpicklingError.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let ``torch.load`` accept mmengine's log history, and nothing that could run code."""
+    if not hasattr(torch.serialization, 'add_safe_globals'):  # PyTorch < 2.4 has no allow-list
+        return
+    reconstruct, scalar = (np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0])
+    # What numpy 1 wrote is read with numpy 2, and the other way round.
+    arrays = [
+        (function, f'numpy.{core}.multiarray.{function.__name__}')
+        for core in ('core', '_core')
+        for function in (reconstruct, scalar)
+    ]
+    dtypes = {type(np.dtype(code)) for code in ('?', 'i4', 'i8', 'f2', 'f4', 'f8')}
+    torch.serialization.add_safe_globals(
+        [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *arrays, (_statistic, 'builtins.getattr')]
+    )
+
+
+def _statistic(owner: type, name: str) -> Callable:
+    """Stands for ``getattr`` in a checkpoint, where the history refers to its own methods."""
+    if owner is not HistoryBuffer:
+        raise pickle.UnpicklingError(f'the checkpoint asks for {owner}.{name}')
+    return getattr(owner, name)

@@ -1,0 +1,135 @@
+"""From a command line to an mmengine Runner, with or without a GPU."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from . import amp  # noqa: F401  (registers CPUAmpOptimWrapper)
+
+# Where each launcher's processes find who they are: (rank, world size, local rank).
+RANK_VARIABLES = {
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that OpenMMLab's train.py and test.py share."""
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config of the common arguments and settle its launcher and work_dir."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def resume(cfg: Config, checkpoint: str) -> None:
+    """Make the run go on from a checkpoint, or with ``'auto'`` from the last one in its work_dir.
+
+    mmengine takes ``load_from`` for what is to be resumed, which in stage 2 is the stage-1
+    checkpoint. Where there is nothing to resume yet, the run starts as it would without.
+    """
+    if checkpoint == 'auto':
+        checkpoint = find_latest_checkpoint(cfg.work_dir)
+        if checkpoint is None:
+            print_log(f'Nothing to resume in {cfg.work_dir}: training starts.', 'current')
+            return
+    cfg.resume = True
+    cfg.load_from = checkpoint
+
+
+def use_amp(cfg: Config) -> None:
+    """Train in mixed precision: float16 with a loss scale on a GPU, bfloat16 on the CPU."""
+    wrappers = {
+        'cpu': {'type': 'CPUAmpOptimWrapper'},
+        'cuda': {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic'},
+    }
+    wrapper = wrappers['cpu' if get_device() == 'cpu' else 'cuda']
+    current = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if current not in ('OptimWrapper', wrapper['type']):
+        raise ValueError(
+            f'--amp needs optim_wrapper.type OptimWrapper, but the config has {current}'
+        )
+    cfg.optim_wrapper.update(wrapper)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, after preparing what mmengine takes for granted on a GPU."""
+    if cfg.launcher != 'none' and get_device() == 'cpu':
+        _init_gloo(cfg)
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def _init_gloo(cfg: Config) -> None:
+    """Start the processes' group without a GPU, where mmengine would ask CUDA for a device."""
+    if cfg.launcher in RANK_VARIABLES:
+        _export_ranks(cfg.launcher)
+    torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = {
+        'type': 'MMDistributedDataParallel',
+        'device_ids': None,
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+    }
+    if _replace_sync_bn(cfg.model):
+        print_log('SyncBN needs a GPU: BN takes its place.', 'current')
+
+
+def _export_ranks(launcher: str) -> None:
+    for name, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), RANK_VARIABLES[launcher]):
+        os.environ[name] = os.environ[source]
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        hosts = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
+        names = subprocess.run(hosts, capture_output=True, text=True, check=True).stdout
+        os.environ['MASTER_ADDR'] = names.split()[0]
+
+
+def _replace_sync_bn(cfg: Any) -> bool:
+    """Turn every ``type='SyncBN'`` of a config into BN; returns whether there was one."""
+    found = False
+    if isinstance(cfg, dict):
+        if cfg.get('type') == 'SyncBN':
+            cfg['type'] = 'BN'
+            found = True
+        children = list(cfg.values())
+    else:
+        children = list(cfg) if isinstance(cfg, (list, tuple)) else []
+    for child in children:
+        found = _replace_sync_bn(child) or found
+    return found

@@ -1,0 +1,139 @@
+"""What a training stage of a calibrated model may change, and what it must be given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import nn
+
+from ..calibration import AdaptiveCalibration
+
+STAGES = ('calibration', 'joint')
+
+
+class CalibrationStageMixin:
+    """Mixed into a model (an ``nn.Module``) that holds :class:`AdaptiveCalibration` modules.
+
+    In the stage ``'calibration'``, only those modules train. All else is frozen when the model is
+    built, so before DDP looks for parameters to reduce, stays in eval mode through ``train()``,
+    and starts from a stage-1 checkpoint, never from initial weights. In the stage ``'joint'``
+    everything trains.
+
+    A checkpoint that does not fit stops the run: mmengine only logs missing, unexpected and
+    misshapen keys, and would go on to calibrate a half-loaded model. The only keys that may be
+    missing are those of the calibration, all of them or none.
+
+    A model calls :meth:`_enter_stage` at the end of its constructor and :meth:`_check_loaded` in
+    ``loss``.
+    """
+
+    stage: str
+
+    def _enter_stage(self, stage: str) -> None:
+        if stage not in STAGES:
+            raise ValueError(f'stage must be one of {STAGES}, got {stage!r}')
+        if next(self._calibrations(), None) is None:
+            raise ValueError(f'{type(self).__name__} has nothing to calibrate')
+        self.stage = stage
+        self._loaded = False
+        self._load_errors: list[str] = []
+        self.register_load_state_dict_post_hook(_check_loaded_keys)
+        if self.calibrating:
+            self.requires_grad_(False)
+            for _, calibration in self._calibrations():
+                calibration.requires_grad_(True)
+        self.train(self.training)
+
+    @property
+    def calibrating(self) -> bool:
+        """Whether only the calibration trains."""
+        return self.stage == 'calibration'
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the training mode, of the calibration alone in the stage ``'calibration'``."""
+        if not getattr(self, 'stage', None) or not self.calibrating:
+            return super().train(mode)
+        super().train(False)
+        for _, calibration in self._calibrations():
+            calibration.train(mode)
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise the weights, unless a stage-1 checkpoint must provide them.
+
+        This spares the stage ``'calibration'`` the download of a backbone that is overwritten at
+        once.
+        """
+        if not self.calibrating:
+            super().init_weights()
+
+    def _calibrations(self) -> Iterator[tuple[str, AdaptiveCalibration]]:
+        for name, module in self.named_modules():
+            if isinstance(module, AdaptiveCalibration):
+                yield name, module
+
+    def _check_loaded(self) -> None:
+        if self.calibrating and not self._loaded:
+            raise RuntimeError(
+                'calibration starts from a trained model, but no checkpoint was loaded: set '
+                "load_from in the config, or stage='joint' to train everything"
+            )
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, torch.Tensor],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        # Misshapen keys are reported in this list alone, which the hook after loading does not get.
+        self._load_errors = error_msgs
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+
+
+def _check_loaded_keys(model: CalibrationStageMixin, incompatible: Any) -> None:
+    """Stop unless the checkpoint fits; called once all modules are loaded."""
+    own = {f'{name}.{key}' for name, module in model._calibrations() for key in module.state_dict()}
+    # Old checkpoints lack num_batches_tracked, which mmengine lets pass as well.
+    missing = {key for key in incompatible.missing_keys if not key.endswith('num_batches_tracked')}
+    if missing.issuperset(key for key in own if not key.endswith('num_batches_tracked')):
+        missing -= own
+        # They are expected to be missing, so neither PyTorch nor mmengine shall complain of them.
+        incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in own]
+        print_log('No calibration in the checkpoint: it starts as the identity.', 'current')
+    problems = [
+        *model._load_errors,
+        *_listed('missing from the checkpoint', sorted(missing)),
+        *_listed('unknown to the model', incompatible.unexpected_keys),
+    ]
+    model._load_errors = []
+    if problems:
+        raise RuntimeError(
+            f'The checkpoint does not fit {type(model).__name__}:\n  '
+            + '\n  '.join(problems)
+            + '\nGive the stage-2 config the same model as its stage-1 config (backbone, heads, '
+            'num_classes), and load_from the checkpoint of that model.'
+        )
+    model._loaded = True
+
+
+def _listed(what: str, keys: list[str], most: int = 12) -> list[str]:
+    if not keys:
+        return []
+    shown = ', '.join(keys[:most])
+    rest = f' and {len(keys) - most} more' if len(keys) > most else ''
+    return [f'{what}: {shown}{rest}']
