@@ -1,0 +1,109 @@
+"""mIoU and mAcc of head, body and tail classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from mmengine.logging import MMLogger, print_log
+from mmseg.evaluation import IoUMetric
+from mmseg.registry import METRICS
+from prettytable import PrettyTable
+
+from ..calibration import ClassPrior, PriorLike
+from ..calibration.groups import GROUP_NAMES
+
+
+def group_means(values: Sequence[float], groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Mean of a per-class value over each group; NaN, for a class that does not occur, is left out.
+
+    Args:
+        values: One value per class, shape (C,).
+        groups: Class indices by group name.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    means = {}
+    for name, members in groups.items():
+        known = values[list(members)]
+        known = known[~np.isnan(known)]
+        means[name] = float(known.mean()) if known.size else float('nan')
+    return means
+
+
+@METRICS.register_module()
+class LongTailIoUMetric(IoUMetric):
+    """mmseg's ``IoUMetric`` with the means over head, body and tail classes.
+
+    Adds ``mHeadIoU``, ``mBodyIoU``, ``mTailIoU``, ``mHeadAcc``, ``mBodyAcc`` and ``mTailAcc``, in
+    per cent. A class without an IoU (neither predicted nor in the ground truth) or Acc (not in
+    the ground truth) is left out of the means, as mmseg does.
+
+    Args:
+        class_prior: Decides the groups: anything that ``ClassPrior.build`` takes.
+        result_file: Where to write the means, the values per class and the groups, as JSON.
+            Default: None.
+        kwargs: Arguments of ``IoUMetric``; ``iou_metrics`` must contain ``'mIoU'``.
+    """
+
+    def __init__(
+        self, class_prior: PriorLike, *, result_file: Optional[str] = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if 'mIoU' not in self.metrics:
+            raise ValueError(f"iou_metrics must contain 'mIoU', got {self.metrics}")
+        self.class_prior = ClassPrior.build(class_prior)
+        self.result_file = result_file
+
+    @IoUMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        """Take the data set's classes, which the prior must match."""
+        self.class_prior.check_classes(dataset_meta['classes'])
+        self._dataset_meta = dataset_meta
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Compute the metrics from the areas of all images."""
+        metrics = super().compute_metrics(results)
+        if self.format_only:
+            return metrics
+        per_class = self._per_class(results)
+        for name, values in per_class.items():
+            for group, mean in group_means(values, self.class_prior.groups).items():
+                metrics[f'm{group.capitalize()}{name}'] = round(mean, 2)
+        self._log_groups(metrics)
+        if self.result_file is not None:
+            self._write(metrics, per_class)
+        return metrics
+
+    def _per_class(self, results: list) -> dict[str, np.ndarray]:
+        # Pixel counts of a large data set exceed what float32 adds exactly.
+        areas = [sum(area.double() for area in image_areas) for image_areas in zip(*results)]
+        per_class = self.total_area_to_metrics(*areas, ['mIoU'], self.nan_to_num)
+        return {name: np.asarray(per_class[name]) * 100 for name in ('IoU', 'Acc')}
+
+    def _log_groups(self, metrics: Mapping[str, float]) -> None:
+        names = [
+            f'm{group.capitalize()}{value}' for value in ('IoU', 'Acc') for group in GROUP_NAMES
+        ]
+        table = PrettyTable(names)
+        table.add_row([metrics[name] for name in names])
+        print_log(f'\n{table}', MMLogger.get_current_instance())
+
+    def _write(self, metrics: Mapping[str, float], per_class: Mapping[str, np.ndarray]) -> None:
+        content = {
+            'summary': {name: float(value) for name, value in metrics.items()},
+            'classes': list(self.dataset_meta['classes']),
+            'groups': self.class_prior.groups,
+            'frequencies': self.class_prior.frequencies.tolist(),
+            **{name: [_or_none(value) for value in values] for name, values in per_class.items()},
+        }
+        path = Path(self.result_file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+
+
+def _or_none(value: float) -> Optional[float]:
+    """NaN is not JSON."""
+    return None if np.isnan(value) else round(float(value), 4)
