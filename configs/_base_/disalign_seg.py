@@ -1,0 +1,28 @@
+# Stage 2 (DisAlign) of any mmseg config. mmengine refuses two bases with a key in common, so all
+# of it is under one key, from which a config takes what it wants:
+#
+#   _base_ = ['my_stage1.py', __import__('mmdisalign').config_path('_base_/disalign_seg.py')]
+#   model = dict(_base_.disalign.model, class_prior='my_prior.json')
+#   train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.schedule
+#   val_evaluator = test_evaluator = dict(_base_.disalign.evaluator, class_prior='my_prior.json')
+#   load_from = 'my_stage1.pth'
+disalign = dict(
+    # By its full name: importing it registers the rest, and the stage-1 config keeps its
+    # custom_imports.
+    model=dict(type='mmdisalign.segmentation.CalibratedEncoderDecoder'),
+    evaluator=dict(type='mmdisalign.segmentation.LongTailIoUMetric'),
+    # The released schedule: train_cfg, optim_wrapper, param_scheduler, default_hooks.
+    schedule=[
+        dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4000, val_interval=800),
+        dict(
+            _delete_=True,
+            type='OptimWrapper',
+            optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0005),
+        ),
+        [dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=4000, by_epoch=False)],
+        dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=800),
+            logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+        ),
+    ],
+)

@@ -1,0 +1,51 @@
+# Stage 1 on the synthetic scenes of tools/demo.py: mmseg's FCN on a ResNet-18 of a quarter of the
+# width.
+_base_ = ['mmseg::_base_/models/fcn_r50-d8.py', 'mmseg::_base_/default_runtime.py']
+data_root = 'work_dirs/demo/scenes'
+classes = __import__('mmdisalign.data.scenes', fromlist=['scenes']).SceneSpec().classes
+model = dict(
+    pretrained=None,
+    data_preprocessor=dict(size=(96, 96)),
+    backbone=dict(depth=18, stem_channels=16, base_channels=16),
+    decode_head=dict(in_channels=128, channels=32, num_convs=1, concat_input=False, num_classes=12),
+    auxiliary_head=dict(in_channels=64, channels=16, num_classes=12),
+)
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+dataset = dict(
+    type='BaseSegDataset',
+    data_root=data_root,
+    metainfo=dict(classes=classes),
+    reduce_zero_label=True,
+)
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        **dataset,
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=[*load, dict(type='RandomFlip', prob=0.5), dict(type='PackSegInputs')],
+    ),
+)
+val_dataloader = test_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        **dataset,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=[*load, dict(type='PackSegInputs')],
+    ),
+)
+val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.01))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, begin=0, end=30, by_epoch=False),
+    dict(type='PolyLR', power=0.9, begin=30, end=400, by_epoch=False),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=400, val_interval=400)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=400))

@@ -1,0 +1,236 @@
+"""train.py, test.py and the launchers, ours and mmseg's, on a project outside the checkout."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmdisalign.data.scenes import SceneSpec, write_ade20k
+
+MAX_ITERS = 12
+STAGE_1 = """
+_base_ = __import__('mmdisalign').config_path('demo/fcn_r18_scenes-96x96.py')
+data_root = '{root}/scenes'
+train_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(data_root=data_root))
+val_dataloader = test_dataloader = dict(dataset=dict(data_root=data_root))
+# Without random augmentation, the global batch does not depend on the number of processes.
+train_dataloader['dataset']['pipeline'] = [
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+"""
+STAGE_2 = """
+_base_ = ['stage1.py', __import__('mmdisalign').config_path('_base_/disalign_seg.py')]
+model = dict(_base_.disalign.model, class_prior='{root}/prior.json')
+train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.schedule
+val_evaluator = test_evaluator = dict(_base_.disalign.evaluator, class_prior='{root}/prior.json')
+load_from = '{root}/stage1.pth'
+
+train_cfg.update(max_iters=12, val_interval=1000)
+default_hooks.checkpoint.interval = 4
+randomness = dict(seed=3)
+"""
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project outside the checkout: data, a stage-1 model, configs that inherit ours."""
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    root = tmp_path_factory.mktemp('project')
+    write_ade20k(SceneSpec(), root / 'scenes', num_train=132, num_val=3)
+    (root / 'stage1.py').write_text(STAGE_1.format(root=root))
+    (root / 'stage2.py').write_text(STAGE_2.format(root=root))
+    cfg = Config.fromfile(root / 'stage1.py')
+    init_default_scope('mmseg')
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), root / 'stage1.pth')
+    return root
+
+
+def environment(repo: Path) -> dict[str, str]:
+    path = os.pathsep.join([str(repo), os.environ.get('PYTHONPATH', '')])
+    return {**os.environ, 'PYTHONPATH': path, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'}
+
+
+def run(repo: Path, project: Path, *command: object, ok: bool = True) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=project,
+        env=environment(repo),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode == 0) is ok, done.stdout[-4000:]
+    return done.stdout
+
+
+def train(repo: Path, project: Path, work_dir: str, *arguments: object, **kwargs) -> str:
+    command = [sys.executable, repo / 'tools/train.py', 'stage2.py', '--work-dir', work_dir]
+    return run(repo, project, *command, *arguments, **kwargs)
+
+
+def mmseg_tool(name: str) -> Path:
+    import mmseg
+
+    return Path(mmseg.__file__).parent / '.mim/tools' / name
+
+
+def calibration_of(project: Path, work_dir: str) -> dict[str, torch.Tensor]:
+    path = project / work_dir / f'iter_{MAX_ITERS}.pth'
+    state = torch.load(path, map_location='cpu', weights_only=False)['state_dict']
+    return {key: value for key, value in state.items() if '.calibration.' in key}
+
+
+def assert_same_calibration(project: Path, one: str, other: str, rtol: float) -> None:
+    expected, found = calibration_of(project, one), calibration_of(project, other)
+    assert len(expected) == 4
+    for key, value in expected.items():
+        assert value.any()
+        # Entries near zero are sums that cancel: compare them with the largest one.
+        torch.testing.assert_close(
+            found[key], value, rtol=rtol, atol=rtol * float(value.abs().max())
+        )
+
+
+@pytest.fixture(scope='module')
+def trained(repo: Path, project: Path) -> str:
+    """Work directory of an unbroken run of our train.py."""
+    count = [sys.executable, repo / 'tools/class_prior.py', 'stage1.py', '--out', 'prior.json']
+    run(repo, project, *count)
+    train(repo, project, 'single')
+    return 'single'
+
+
+def test_class_prior_counts_the_training_pixels(repo, project, trained) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from mmdisalign.calibration import ClassPrior
+
+    prior = ClassPrior.build(project / 'prior.json')
+    maps = [np.asarray(Image.open(p)) for p in (project / 'scenes/annotations/training').iterdir()]
+    counts = [sum(int((m == label).sum()) for m in maps) for label in range(1, 13)]
+    assert prior.counts.tolist() == counts
+    assert prior.classes == SceneSpec().classes
+
+
+def test_training_changes_the_calibration_alone(project, trained) -> None:
+    before = torch.load(project / 'stage1.pth')['state_dict']
+    path = project / trained / f'iter_{MAX_ITERS}.pth'
+    after = torch.load(path, weights_only=False)['state_dict']
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert set(after) - set(before) == set(calibration_of(project, trained))
+    assert all(value.any() for value in calibration_of(project, trained).values())
+
+
+def test_two_processes_reach_the_parameters_of_one(repo, project, trained) -> None:
+    run(
+        repo, project, 'bash', repo / 'tools/dist_train.sh', 'stage2.py', 2, '--work-dir', 'two',
+        '--cfg-options', 'train_dataloader.batch_size=2',
+    )  # fmt: skip
+    assert_same_calibration(project, trained, 'two', rtol=1e-4)
+
+
+def test_resuming_after_kill_9_ends_with_the_parameters_of_an_unbroken_run(
+    repo, project, trained
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, repo / 'tools/train.py', 'stage2.py', '--work-dir', 'killed'],
+        cwd=project,
+        env=environment(repo),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    marker, deadline = project / 'killed/last_checkpoint', time.time() + 120
+    while not marker.exists() and time.time() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert marker.exists()
+    assert not (project / f'killed/iter_{MAX_ITERS}.pth').exists()
+    output = train(repo, project, 'killed', '--resume')
+    assert 'resumed epoch' in output
+    # Same data, same order of operations: not a rounding error of difference.
+    assert_same_calibration(project, trained, 'killed', rtol=0)
+
+
+def test_resume_starts_from_stage_1_where_there_is_nothing_to_resume(
+    repo, project, trained
+) -> None:
+    output = train(repo, project, 'fresh', '--resume', '--cfg-options', 'train_cfg.max_iters=1')
+    assert 'Nothing to resume in fresh' in output
+    assert (project / 'fresh/iter_1.pth').exists()
+
+
+def test_mmsegs_own_train_and_test_run_the_config(repo, project, trained) -> None:
+    stock = [sys.executable, mmseg_tool('train.py'), 'stage2.py', '--work-dir', 'stock']
+    run(repo, project, *stock)
+    assert_same_calibration(project, trained, 'stock', rtol=0)
+    checkpoint = f'stock/iter_{MAX_ITERS}.pth'
+    output = run(
+        repo, project, sys.executable, mmseg_tool('test.py'), 'stage2.py', checkpoint
+    )  # fmt: skip
+    assert 'mTailIoU' in output
+
+
+def test_amp_trains_on_the_cpu(repo, project, trained) -> None:
+    train(repo, project, 'amp', '--amp', '--cfg-options', 'train_cfg.max_iters=2')
+    assert (project / 'amp/iter_2.pth').exists()
+
+
+def test_test_writes_label_maps_and_paintings_and_tests_in_scales(repo, project, trained) -> None:
+    checkpoint = f'{trained}/iter_{MAX_ITERS}.pth'
+    command = [sys.executable, repo / 'tools/test.py', 'stage2.py', checkpoint]
+    output = run(repo, project, *command, '--tta', '--out', 'maps', '--show-dir', 'painted')
+    assert 'mHeadIoU' in output
+    assert len(list((project / 'maps').glob('*.png'))) == 3
+    assert len(list((project / 'painted').rglob('*.png'))) == 3
+
+
+def test_distributed_test_gives_the_result_of_one_process(repo, project, trained) -> None:
+    checkpoint = f'{trained}/iter_{MAX_ITERS}.pth'
+    results = []
+    for name, command in {
+        'one': [sys.executable, repo / 'tools/test.py', 'stage2.py', checkpoint],
+        'two': ['bash', repo / 'tools/dist_test.sh', 'stage2.py', checkpoint, 2],
+    }.items():
+        option = f'test_evaluator.result_file={name}.json'
+        run(repo, project, *command, '--cfg-options', option)
+        results.append((project / f'{name}.json').read_text())
+    assert results[0] == results[1]
+
+
+def test_missing_data_is_named_with_the_layout_before_anything_is_built(repo, project) -> None:
+    config = repo / 'configs/ade20k_disalign.py'
+    output = run(repo, project, sys.executable, repo / 'tools/train.py', config, ok=False)
+    assert 'data/ade/ADEChallengeData2016/images/training' in output
+    assert 'is expected in mmseg' in output
+    assert 'ADEChallengeData2016.zip' in output
+    assert 'load_from' not in output
+
+
+def test_slurm_launchers_pass_on_what_they_are_given(repo, tmp_path) -> None:
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\necho "$@"\n')
+    srun.chmod(0o755)
+    env = {**environment(repo), 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'GPUS': '4'}
+    for script, arguments in {
+        'slurm_train.sh': ['part', 'job', 'CONFIG', '--amp'],
+        'slurm_test.sh': ['part', 'job', 'CONFIG', 'CKPT', '--tta'],
+    }.items():
+        output = subprocess.run(
+            ['bash', repo / 'tools' / script, *arguments], env=env, capture_output=True, text=True
+        ).stdout
+        assert '-p part --job-name=job --gres=gpu:8 --ntasks-per-node=8 --ntasks=4' in output
+        assert f'{" ".join(arguments[2:-1])} --launcher slurm {arguments[-1]}' in output
