@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 from mmdisalign.engine import check_data
@@ -15,6 +15,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Count the pixels of each class (mmseg configs)')
     parser.add_argument('config', help='config file')
     parser.add_argument('--split', default='train', choices=['train', 'val', 'test'])
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='settings that override the config'
+    )
     parser.add_argument('--out', required=True, help='JSON file to write, which ClassPrior reads')
     return parser.parse_args()
 
@@ -23,6 +26,8 @@ def main() -> None:
     """Count and write as the command line says."""
     args = parse_args()
     cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
     if cfg.get('default_scope') != 'mmseg':
         raise ValueError(f'{args.config} is not an mmseg config: default_scope is not mmseg')
     check_data(cfg, args.split)

@@ -43,9 +43,10 @@ val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, begin=0, end=30, by_epoch=False),
-    dict(type='PolyLR', power=0.9, begin=30, end=400, by_epoch=False),
+    dict(type='PolyLR', power=0.9, begin=30, end=600, by_epoch=False),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=400, val_interval=400)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=600, val_interval=600)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=400))
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=600))
+randomness = dict(seed=0)

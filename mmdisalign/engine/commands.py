@@ -1,0 +1,44 @@
+"""Run the tools as a user would, from the demo and the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent.parent.parent / 'tools'
+
+
+def run_tool(name: str, *arguments: object, log: Path) -> float:
+    """Run a script of ``tools/``, with its output in a log file.
+
+    Args:
+        name: Name of the script, such as ``'train'``.
+        arguments: Its arguments.
+        log: File that gets its output.
+
+    Returns:
+        Minutes that it took.
+
+    Raises:
+        RuntimeError: If it fails; the message has the end of the log.
+    """
+    command = [sys.executable, str(TOOLS / f'{name}.py'), *(str(part) for part in arguments)]
+    print(f'$ python tools/{name}.py {" ".join(command[2:])}', flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join(filter(None, [str(TOOLS.parent), os.environ.get('PYTHONPATH')]))
+    start = time.monotonic()
+    with log.open('w', encoding='utf-8') as output:
+        done = subprocess.run(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, 'PYTHONPATH': path},
+        )
+    if done.returncode:
+        tail = '\n'.join(log.read_text(encoding='utf-8').splitlines()[-25:])
+        raise RuntimeError(f'tools/{name}.py failed; all of its output is in {log}\n{tail}')
+    return (time.monotonic() - start) / 60
