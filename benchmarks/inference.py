@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 
@@ -20,9 +21,11 @@ def run(pairs: int = 15) -> str:
     torch.manual_seed(0)
     cfg = Config.fromfile(config_path(CONFIG))
     init_default_scope('mmseg')
-    calibrated = MODELS.build(cfg.model).eval()
-    base_cfg = {k: v for k, v in cfg.model.items() if k not in ('class_prior', 'exp_scale')}
-    base = MODELS.build({**base_cfg, 'type': 'EncoderDecoder'}).eval()
+    # mmseg writes into the config that it builds from.
+    calibrated = MODELS.build(copy.deepcopy(cfg.model)).eval()
+    cfg.model.type = 'EncoderDecoder'
+    del cfg.model.class_prior, cfg.model.exp_scale
+    base = MODELS.build(cfg.model).eval()
     with torch.no_grad():
         for parameter in calibrated.decode_head.calibration.parameters():
             parameter.normal_(std=0.1)
