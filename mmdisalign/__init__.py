@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmdisalign.version import __version__
 
-__all__ = ['__version__', 'config_path']
+__all__ = ['__version__', 'config_path', 'shipped']
 
 
 def config_path(name: str) -> str:
@@ -26,7 +26,7 @@ def config_path(name: str) -> str:
     Raises:
         FileNotFoundError: If there is no such config; the message lists those with a similar name.
     """
-    root = _config_root()
+    root = shipped('configs')
     path = root / name
     if path.is_file():
         return str(path)
@@ -41,10 +41,10 @@ def config_path(name: str) -> str:
     raise FileNotFoundError(f'no config {name!r} in {root}; {hint}')
 
 
-def _config_root() -> Path:
-    """Return the folder of the configs: a checkout's live one, else the installed copy."""
+def shipped(folder: str) -> Path:
+    """Return ``configs`` or ``tools``: a checkout's live folder, else the installed copy."""
     package = Path(__file__).resolve().parent
     checkout = package.parent
-    if (checkout / 'setup.py').is_file() and (checkout / 'configs').is_dir():
-        return checkout / 'configs'
-    return package / '.mim' / 'configs'
+    if (checkout / 'setup.py').is_file() and (checkout / folder).is_dir():
+        return checkout / folder
+    return package / '.mim' / folder

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-TOOLS = Path(__file__).resolve().parent.parent.parent / 'tools'
+from mmdisalign import shipped
 
 
 def run_tool(name: str, *arguments: object, log: Path) -> float:
@@ -25,10 +25,11 @@ def run_tool(name: str, *arguments: object, log: Path) -> float:
     Raises:
         RuntimeError: If it fails; the message has the end of the log.
     """
-    command = [sys.executable, str(TOOLS / f'{name}.py'), *(str(part) for part in arguments)]
+    tools, package = shipped('tools'), Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(tools / f'{name}.py'), *(str(part) for part in arguments)]
     print(f'$ python tools/{name}.py {" ".join(command[2:])}', flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    path = os.pathsep.join(filter(None, [str(TOOLS.parent), os.environ.get('PYTHONPATH')]))
+    path = os.pathsep.join(filter(None, [str(package), os.environ.get('PYTHONPATH')]))
     start = time.monotonic()
     with log.open('w', encoding='utf-8') as output:
         done = subprocess.run(
