@@ -32,8 +32,9 @@ def run(seeds: list[int], exp_scales: list[float]) -> str:
             row = f'{name}, seed {seed}'
             results[row], minutes[row] = _train(exp_scale, seed)
         rows = [f'{name}, seed {seed}' for seed in seeds]
-        results[f'{name}, mean'] = _mean([results[row] for row in rows])
-        minutes[f'{name}, mean'] = statistics.mean(minutes[row] for row in rows)
+        if len(rows) > 1:
+            results[f'{name}, mean'] = _mean([results[row] for row in rows])
+            minutes[f'{name}, mean'] = statistics.mean(minutes[row] for row in rows)
     return f'CamVid, validation, per cent\n\n{summary_table(results, minutes)}'
 
 

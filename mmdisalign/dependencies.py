@@ -7,6 +7,7 @@ everything but the standard library is imported where it is used.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -23,6 +24,8 @@ RANGES = {
     'ftfy': '',  # mmsegmentation imports ftfy and regex without requiring them
     'regex': '',
     'faster-coco-eval': '>=1.8',  # LVIS's average precision
+    'matplotlib': '',
+    'pillow': '',
     'pytest': '>=7',
 }
 BASE = ('numpy', 'packaging', 'torch')
@@ -31,7 +34,7 @@ EXTRAS = {
     'seg': (*_OPENMMLAB, 'mmsegmentation', 'ftfy', 'regex'),
     'det': (*_OPENMMLAB, 'mmdet', 'faster-coco-eval'),
     'cls': (*_OPENMMLAB, 'mmpretrain'),
-    'tests': ('pytest',),
+    'tests': ('pytest', 'matplotlib', 'pillow'),
 }
 EXTRAS['all'] = tuple(dict.fromkeys(EXTRAS['seg'] + EXTRAS['det'] + EXTRAS['cls']))
 
@@ -73,7 +76,10 @@ def require(extra: str) -> None:
         lines.append(_pip_install(others))
     if 'mmcv' in wrong:
         lines.append(_pip_install(['mmcv'], '--no-build-isolation'))
-    raise ImportError('\n'.join(lines))
+    message = '\n'.join(lines)
+    # mmengine takes an ImportError in a config's type for 'not registered' and hides its message.
+    warnings.warn(message, stacklevel=2)
+    raise ImportError(message)
 
 
 def _pip_install(names: Sequence[str], *flags: str) -> str:

@@ -159,6 +159,26 @@ def test_released_linear_checkpoints_give_the_same_outputs(formula, released, sh
     torch.testing.assert_close(calibration(z, x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_released_bare_convolution_loads_as_the_linear_layer() -> None:
+    conv = nn.Conv2d(7, 1, 1)
+    state_dict = {f'confidence_layer.{key}': value for key, value in conv.state_dict().items()}
+    state_dict.update(logit_scale=torch.ones(1, 5, 1, 1), logit_bias=torch.zeros(1, 5, 1, 1))
+    convert_released_keys(state_dict, target='')
+    calibration = AdaptiveCalibration(5, 7)
+    calibration.load_state_dict(state_dict)
+    x = torch.randn(2, 7, 3, 4)
+    torch.testing.assert_close(calibration.sigma(x), conv(x).sigmoid(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_cast_to_half_precision_is_calibrated_in_float32() -> None:
+    for confidence in (None, nn.Conv2d(7, 1, 1)):
+        calibration = AdaptiveCalibration(5, 7, confidence).half()
+        z, x = torch.randn(2, 5, 3, 4).half(), torch.randn(2, 7, 3, 4).half()
+        out = calibration(z, x)
+        assert out.dtype == torch.float32
+        assert torch.equal(out, z.float())
+
+
 def test_an_unknown_released_formula_is_refused() -> None:
     with pytest.raises(ValueError, match='interpolation'):
         convert_released_keys({}, formula='segmentation')

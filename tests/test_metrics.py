@@ -53,8 +53,11 @@ def test_an_absent_class_is_left_out_of_the_means() -> None:
     assert metrics['mTailAcc'] == 100
 
 
-def test_a_group_that_does_not_occur_is_nan() -> None:
-    assert math.isnan(evaluate([0, 1], [0, 1])['mTailIoU'])
+def test_a_group_that_does_not_occur_is_nan_and_null_in_json(tmp_path: Path) -> None:
+    path = tmp_path / 'result.json'
+    assert math.isnan(evaluate([0, 1], [0, 1], result_file=str(path))['mTailIoU'])
+    assert 'NaN' not in path.read_text()
+    assert json.loads(path.read_text())['summary']['mTailIoU'] is None
 
 
 def test_result_file_holds_the_values_per_class(tmp_path: Path) -> None:

@@ -93,6 +93,29 @@ def test_coco_annotations(tmp_path: Path, unit: str, counts: list[int]) -> None:
     assert list(prior.classes) == NAMES[:3]
 
 
+def test_crowds_are_not_counted(tmp_path: Path) -> None:
+    content = annotation_file()
+    content['annotations'][0]['iscrowd'] = 1
+    path = write(tmp_path / 'coco.json', json.dumps(content))
+    assert ClassPrior.build(path).counts.tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize('name', ['table.csv', 'bare.txt', 'names.json'])
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(FILES[name], encoding='utf-8-sig')
+    prior = ClassPrior.build(path)
+    assert prior.counts.tolist() == COUNTS
+    assert prior.classes is None or prior.classes[0] == 'wall'
+
+
+def test_options_that_do_not_apply_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='only applies to COCO and LVIS'):
+        ClassPrior.build(write(tmp_path / 'p.json', json.dumps(COUNTS)), unit='images')
+    with pytest.raises(TypeError, match='no option units'):
+        ClassPrior.build('ade20k', units='images')
+
+
 def test_lvis_annotations_bring_their_groups(tmp_path: Path) -> None:
     path = write(tmp_path / 'lvis.json', json.dumps(annotation_file('cfr')))
     assert ClassPrior.build(path).groups == {'head': [1], 'body': [0], 'tail': [2]}

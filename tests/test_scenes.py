@@ -62,7 +62,7 @@ def test_a_block_keeps_to_the_frequencies_up_to_one_object(spec, split):
 def test_training_follows_the_power_law():
     """1,000 images are 7 blocks of 132 and a part of the next, which is random: hence 10 %."""
     counts = count_objects(SceneSpec(imbalance=50), 'training', 1000)
-    law = 50 ** -np.linspace(0, 1, 11)
+    law = np.arange(1, 12) ** (-np.log(50) / np.log(11))
     frequent = counts >= 100  # below, a single object is more than 1 %
     shares, expected = counts / counts.sum(), law / law.sum()
     np.testing.assert_allclose(shares[frequent], expected[frequent], rtol=0.1)
@@ -108,7 +108,7 @@ def test_instances_agree_with_the_label_map():
         assert scene.image.shape == (96, 96, 3) and scene.image.dtype == np.uint8
         from_masks = np.ones_like(scene.labels)
         for instance in scene.instances:
-            assert instance.mask.sum() > 50  # hidden in part, never whole
+            assert instance.mask.sum() >= 40  # hidden in part, never whole
             from_masks[instance.mask] = instance.label
         labelled = scene.labels > 0
         assert np.array_equal(scene.labels[labelled], from_masks[labelled])

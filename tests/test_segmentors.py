@@ -188,9 +188,35 @@ def test_joint_stage_replaces_softmax_cross_entropy_alone() -> None:
     assert type(alone.decode_head.loss_decode).__name__ == 'GRWCrossEntropyLoss'
 
 
-def test_without_a_prior_the_config_keeps_its_loss() -> None:
-    model = MODELS.build(stage2_cfg(stage1_cfg(), class_prior=None))
-    assert type(model.decode_head.loss_decode).__name__ == 'CrossEntropyLoss'
+def test_joint_stage_does_not_leave_a_prior_unused() -> None:
+    cfg = stage1_cfg()
+    cfg.decode_head.loss_decode = dict(type='OhemCrossEntropy')
+    with pytest.raises(ValueError, match='but the losses are OhemCrossEntropy'):
+        MODELS.build(stage2_cfg(cfg, stage='joint'))
+    cfg.decode_head.loss_decode = dict(SOFTMAX, type='mmseg.CrossEntropyLoss')
+    model = MODELS.build(stage2_cfg(cfg, stage='joint'))
+    assert type(model.decode_head.loss_decode).__name__ == 'GRWCrossEntropyLoss'
+
+
+def test_calibration_needs_a_prior_of_the_model_or_of_its_loss() -> None:
+    with pytest.raises(ValueError, match='set class_prior on the model'):
+        MODELS.build(stage2_cfg(stage1_cfg(), class_prior=None))
+    cfg = stage1_cfg()
+    cfg.decode_head.loss_decode = dict(
+        type='GRWCrossEntropyLoss', class_prior=PRIOR, exp_scale=0.5, normalizer='valid'
+    )
+    model = MODELS.build(stage2_cfg(cfg, class_prior=None))
+    assert model.decode_head.loss_decode.normalizer == 'valid'
+    joint = MODELS.build(stage2_cfg(stage1_cfg(), class_prior=None, stage='joint'))
+    assert type(joint.decode_head.loss_decode).__name__ == 'CrossEntropyLoss'
+
+
+def test_classes_that_were_never_seen_are_an_error_unless_said_how_to_weigh_them() -> None:
+    with pytest.raises(ValueError, match='zero frequency: class 4'):
+        MODELS.build(stage2_cfg(stage1_cfg(), class_prior=[5, 4, 3, 2, 0]))
+    options = dict(class_prior=[5, 4, 3, 2, 0], zero_count='ignore')
+    model = MODELS.build(stage2_cfg(stage1_cfg(), **options))
+    assert model.decode_head.loss_decode.class_weight[4] == 0
 
 
 def test_a_head_can_be_calibrated_by_its_own_type() -> None:
@@ -215,6 +241,14 @@ def test_stock_checkpoint_loads_through_mmengine(tmp_path) -> None:
     stage1, stage2 = build_pair(stage1_cfg())
     load_checkpoint(stage2, save(tmp_path, stage1.state_dict()))
     load_checkpoint(stage2, save(tmp_path, stage2.state_dict()))
+
+
+def test_stock_checkpoint_loads_below_a_wrapper() -> None:
+    stage1, stage2 = build_pair(stage1_cfg())
+    wrapper = torch.nn.ModuleDict({'module': stage2})
+    wrapper.load_state_dict({f'module.{key}': v for key, v in stage1.state_dict().items()})
+    with pytest.raises(RuntimeError, match=r'missing from the checkpoint: module\.auxiliary'):
+        wrapper.load_state_dict({})
 
 
 def break_missing(state: dict) -> None:
@@ -274,8 +308,6 @@ def test_bad_stage_and_unknown_head_are_named() -> None:
 
 
 def test_amp_on_the_cpu_trains_the_calibration() -> None:
-    import mmdisalign.engine.launch  # noqa: F401
-
     _, model = build_pair(stage1_cfg())
     wrapper = build_optim_wrapper(
         model, dict(type='CPUAmpOptimWrapper', optimizer=dict(type='SGD', lr=0.1))

@@ -14,7 +14,7 @@ import torch
 
 from mmdisalign.data.scenes import SceneSpec, write_ade20k
 
-MAX_ITERS = 12
+MAX_ITERS = 30
 STAGE_1 = """
 _base_ = __import__('mmdisalign').config_path('demo/fcn_r18_scenes-96x96.py')
 data_root = '{root}/scenes'
@@ -31,8 +31,8 @@ train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.sched
 val_evaluator = test_evaluator = dict(_base_.disalign.evaluator, class_prior='{root}/prior.json')
 load_from = '{root}/stage1.pth'
 
-train_cfg.update(max_iters=12, val_interval=1000)
-default_hooks.checkpoint.interval = 4
+train_cfg.update(max_iters=30, val_interval=1000)
+default_hooks.checkpoint.interval = 5
 randomness = dict(seed=3)
 """
 
@@ -220,6 +220,22 @@ def test_missing_data_is_named_with_the_layout_before_anything_is_built(repo, pr
     assert 'load_from' not in output
 
 
+def test_processes_of_slurm_and_mpi_find_who_they_are(monkeypatch) -> None:
+    from mmdisalign.engine import launch
+
+    scontrol = subprocess.CompletedProcess([], 0, stdout='node7\nnode8\n')
+    monkeypatch.setattr(launch.subprocess, 'run', lambda *args, **kwargs: scontrol)
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.setenv(name, '')
+        monkeypatch.delenv(name)
+    slurm = dict(PROCID='5', NTASKS='8', LOCALID='1', NODELIST='node[7-8]')
+    for name, value in slurm.items():
+        monkeypatch.setenv(f'SLURM_{name}', value)
+    launch._export_ranks('slurm')
+    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
+    assert [os.environ[name] for name in names] == ['5', '8', '1', 'node7', '29500']
+
+
 def test_slurm_launchers_pass_on_what_they_are_given(repo, tmp_path) -> None:
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\necho "$@"\n')
@@ -232,5 +248,5 @@ def test_slurm_launchers_pass_on_what_they_are_given(repo, tmp_path) -> None:
         output = subprocess.run(
             ['bash', repo / 'tools' / script, *arguments], env=env, capture_output=True, text=True
         ).stdout
-        assert '-p part --job-name=job --gres=gpu:8 --ntasks-per-node=8 --ntasks=4' in output
+        assert '-p part --job-name=job --gres=gpu:4 --ntasks-per-node=4 --ntasks=4' in output
         assert f'{" ".join(arguments[2:-1])} --launcher slurm {arguments[-1]}' in output

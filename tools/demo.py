@@ -15,7 +15,7 @@ CONFIGS = {
     'stage1': config_path('demo/fcn_r18_scenes-96x96.py'),
     'stage2': config_path('demo/disalign_fcn_r18_scenes-96x96.py'),
 }
-CHECKPOINTS = {'stage1': 'iter_600.pth', 'stage2': 'iter_200.pth'}
+CHECKPOINTS = {'stage1': 'iter_600.pth', 'stage2': 'iter_150.pth'}
 SPLITS = ('train', 'val', 'test')
 DEFAULT_OUT = Path('work_dirs/demo')
 

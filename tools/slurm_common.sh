@@ -3,6 +3,7 @@ tools=$(dirname "${BASH_SOURCE[0]}")
 
 run_in_slurm() {  # PARTITION JOB_NAME SCRIPT [ARGUMENTS]
   local gpus=${GPUS:-8} per_node=${GPUS_PER_NODE:-8} gres=()
+  ((per_node < gpus)) || per_node=$gpus  # a job smaller than a node
   ((per_node)) && gres=(--gres="gpu:$per_node" --ntasks-per-node="$per_node")
   # shellcheck disable=SC2086  # SRUN_ARGS is several arguments
   PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec srun -p "$1" --job-name="$2" \

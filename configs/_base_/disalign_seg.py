@@ -10,7 +10,7 @@ disalign = dict(
     # By its full name: importing it registers the rest, and the stage-1 config keeps its
     # custom_imports.
     model=dict(type='mmdisalign.segmentation.CalibratedEncoderDecoder'),
-    evaluator=dict(type='mmdisalign.segmentation.LongTailIoUMetric'),
+    evaluator=dict(type='mmdisalign.segmentation.LongTailIoUMetric', iou_metrics=['mIoU']),
     # The released schedule: train_cfg, optim_wrapper, param_scheduler, default_hooks.
     schedule=[
         dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4000, val_interval=800),
@@ -23,6 +23,23 @@ disalign = dict(
         dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=800),
             logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+        ),
+    ],
+    # For a small data set: 150 iterations of a faster optimiser.
+    short_schedule=[
+        dict(_delete_=True, type='IterBasedTrainLoop', max_iters=150, val_interval=150),
+        dict(
+            _delete_=True,
+            type='OptimWrapper',
+            optimizer=dict(type='AdamW', lr=0.05, weight_decay=0.0),
+        ),
+        [
+            dict(type='LinearLR', start_factor=0.05, begin=0, end=10, by_epoch=False),
+            dict(type='PolyLR', power=0.9, begin=10, end=150, by_epoch=False),
+        ],
+        dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=150),
+            logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
         ),
     ],
 )

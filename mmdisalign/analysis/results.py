@@ -22,7 +22,7 @@ class SegmentationResult:
         acc: Acc (recall) per class.
     """
 
-    summary: Mapping[str, float]
+    summary: Mapping[str, Optional[float]]
     classes: Sequence[str]
     groups: Mapping[str, Sequence[int]]
     frequencies: Sequence[float]

@@ -12,7 +12,8 @@ SUMMARY = ('mIoU', 'mAcc', 'mHeadIoU', 'mBodyIoU', 'mTailIoU', 'mHeadAcc', 'mBod
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with aligned columns, numbers to the right."""
-    to_left = [i == 0 or not any(c.isdigit() for c in rows[0][i]) for i in range(len(header))]
+    columns = list(zip(*rows))[1:]
+    to_left = [True, *(not any(c.isdigit() for c in ''.join(column)) for column in columns)]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -27,7 +28,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def summary_table(
-    summaries: Mapping[str, Mapping[str, float]], minutes: Optional[Mapping[str, float]] = None
+    summaries: Mapping[str, Mapping[str, Optional[float]]],
+    minutes: Optional[Mapping[str, float]] = None,
 ) -> str:
     """A row per evaluation, with the means over all, head, body and tail classes, in per cent.
 
@@ -38,7 +40,7 @@ def summary_table(
     header = ['', *SUMMARY, *(['minutes'] if minutes else [])]
     rows = []
     for name, summary in summaries.items():
-        row = [name, *(f'{summary[key]:.2f}' for key in SUMMARY)]
+        row = [name, *(_percent(summary[key], 2) for key in SUMMARY)]
         if minutes:
             row.append(f'{minutes[name]:.1f}' if name in minutes else '')
         rows.append(row)
@@ -60,5 +62,5 @@ def class_table(before: SegmentationResult, after: SegmentationResult) -> str:
     return markdown_table(header, rows)
 
 
-def _percent(value: Optional[float]) -> str:
-    return '-' if value is None else f'{value:.1f}'
+def _percent(value: Optional[float], digits: int = 1) -> str:
+    return '-' if value is None else f'{value:.{digits}f}'

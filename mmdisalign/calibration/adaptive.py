@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -68,19 +69,19 @@ class AdaptiveCalibration(nn.Module):
             logits = logits.to(dtype)
             sigma = self.sigma(features.to(dtype))
             shape = (1, -1) + (1,) * (logits.dim() - 2)
-            magnitude, margin = self.magnitude.view(shape), self.margin.view(shape)
-            # z + σ(αz + β) is the formula above with one multiplication less, exact where α = β =
-            # 0.
+            magnitude, margin = (p.view(shape).to(dtype) for p in (self.magnitude, self.margin))
+            # z + σ(αz + β): one multiplication less than above, and exact where α = β = 0.
             return torch.addcmul(logits, sigma, torch.addcmul(margin, magnitude, logits))
 
     def sigma(self, features: Tensor) -> Tensor:
         """Confidence σ(x) in (0, 1), shape (N, 1, *), of features (N, F, *)."""
         if not isinstance(self.confidence, nn.Linear):
-            return self.confidence(features).sigmoid()
+            own = next(self.confidence.parameters()).dtype
+            return self.confidence(features.to(own)).to(features.dtype).sigmoid()
+        weight, bias = (p.to(features.dtype) for p in self.confidence.parameters())
         if features.dim() == 2:
-            return self.confidence(features).sigmoid()
-        pixels = features.flatten(2)
-        score = self.confidence.weight @ pixels + self.confidence.bias.view(1, 1, 1)
+            return F.linear(features, weight, bias).sigmoid()
+        score = weight @ features.flatten(2) + bias
         return score.unflatten(2, features.shape[2:]).sigmoid()
 
     def extra_repr(self) -> str:

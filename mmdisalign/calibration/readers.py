@@ -51,6 +51,9 @@ class Table:
 
 def read_table(source: Union[str, Path], **options: str) -> Table:
     """Read a file, or a shipped table by its name."""
+    unknown = set(options) - {'column', 'unit'}
+    if unknown:
+        raise TypeError(f'a class prior has no option {", ".join(sorted(unknown))}')
     if str(source) in SHIPPED_TABLES:
         table = _read_columns(table_path(str(source)), **options)
         table.groups = SHIPPED_TABLES[str(source)]
@@ -63,20 +66,24 @@ def read_table(source: Union[str, Path], **options: str) -> Table:
         )
     if path.suffix.lower() == '.json':
         return _read_json(path, **options)
+    if 'unit' in options:
+        raise ValueError(f'{path}: unit only applies to COCO and LVIS annotation files')
     return _read_columns(path, **options)
 
 
-def _read_json(path: Path, unit: str = 'instances') -> Table:
+def _read_json(path: Path, unit: Optional[str] = None) -> Table:
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(path.read_text(encoding='utf-8-sig'))
     except ValueError as error:
         raise ValueError(f'{path} is not JSON: {error}') from error
+    if isinstance(content, dict) and 'categories' in content and 'annotations' in content:
+        return _count_annotations(content, path, unit or 'instances')
+    if unit is not None:
+        raise ValueError(f'{path}: unit={unit!r} only applies to COCO and LVIS annotation files')
     if isinstance(content, list):
         return Table([_number(value, f'{path}, entry {i}') for i, value in enumerate(content)])
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds neither a list nor a dict of class counts')
-    if 'categories' in content and 'annotations' in content:
-        return _count_annotations(content, path, unit)
     return Table.from_mapping(content)
 
 
@@ -86,17 +93,17 @@ def _count_annotations(content: Mapping[str, Any], path: Path, unit: str) -> Tab
         raise ValueError(f"unit must be 'instances' or 'images', got {unit!r}")
     categories = sorted(content['categories'], key=lambda category: category['id'])
     index = {category['id']: i for i, category in enumerate(categories)}
-    seen: list[set] = [set() for _ in categories]
+    seen: list[list] = [[] for _ in categories]
     for annotation in content['annotations']:
         if annotation['category_id'] not in index:
             raise ValueError(
                 f'{path}: annotation {annotation.get("id")} has category '
                 f'{annotation["category_id"]}, which is not one of the categories'
             )
-        key = annotation['image_id'] if unit == 'images' else annotation['id']
-        seen[index[annotation['category_id']]].add(key)
+        if not annotation.get('iscrowd', 0):  # detectors do not train on crowds
+            seen[index[annotation['category_id']]].append(annotation['image_id'])
     return Table(
-        [len(members) for members in seen],
+        [len(set(images)) if unit == 'images' else len(images) for images in seen],
         [category['name'] for category in categories],
         _lvis_groups(categories),
     )
@@ -112,7 +119,7 @@ def _lvis_groups(categories: Sequence[Mapping[str, Any]]) -> Optional[Mapping]:
 
 
 def _read_columns(path: Path, column: Optional[str] = None) -> Table:
-    lines = path.read_text(encoding='utf-8').splitlines()
+    lines = path.read_text(encoding='utf-8-sig').splitlines()
     lines = [line for line in lines if line.strip() and not line.startswith('#')]
     if not lines:
         raise ValueError(f'{path} is empty')

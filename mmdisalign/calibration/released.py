@@ -44,4 +44,8 @@ def convert_released_keys(
         state_dict[f'{prefix}{target}margin'] = bias.flatten()
     released = f'{prefix}confidence_layer.'
     for key in [key for key in state_dict if key.startswith(released)]:
-        state_dict[f'{prefix}{target}confidence.{key[len(released) :]}'] = state_dict.pop(key)
+        value = state_dict.pop(key)
+        name = key[len(released) :]
+        # A bare 1x1 convolution is the linear layer that AdaptiveCalibration has.
+        value = value.flatten(1) if name == 'weight' else value
+        state_dict[f'{prefix}{target}confidence.{name}'] = value

@@ -4,7 +4,7 @@ A scene is a textured ground with a few objects on it. An object class is a shap
 and the classes come in pairs that share shape and colours: the frequent half of the ranking meets
 its look-alikes in the rare half ('plain disc', 'dotted disc'). A model that learns from the long
 tail takes the rare class for a frequent one, which is the bias that calibration is to mend. In
-training, class frequencies follow an exponential profile; in validation, they are uniform.
+training, class frequencies follow a power law; in validation, they are uniform.
 
 Every image depends on (spec, split, index) alone: neither the number nor the order of the images
 that were rendered before changes it. With the same numpy and Pillow on the same kind of processor,
@@ -184,7 +184,8 @@ class SceneSpec:
     def frequencies(self, split: str) -> np.ndarray:
         """Shares of the object classes among the objects placed in a split, (C - 1,), sum 1.
 
-        Training: rank k = 0..K-1 is proportional to imbalance^(-k / (K - 1)). Validation: uniform.
+        Training: rank k = 1..K is proportional to k^-γ, with γ such that the first is ``imbalance``
+        times as frequent as the last. Validation: uniform.
 
         Raises:
             ValueError: If the split is neither 'training' nor 'validation'.
@@ -192,7 +193,9 @@ class SceneSpec:
         if split not in SPLITS:
             raise ValueError(f'split must be one of {SPLITS}, got {split!r}')
         imbalance = float(self.imbalance) if split == 'training' else 1.0
-        profile = imbalance ** -np.linspace(0, 1, self.num_classes - 1)
+        ranks = np.arange(1, self.num_classes)
+        exponent = math.log(imbalance) / math.log(len(ranks)) if len(ranks) > 1 else 0.0
+        profile = ranks**-exponent
         return profile / profile.sum()
 
     def block_size(self, split: str) -> int:

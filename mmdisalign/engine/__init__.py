@@ -1,5 +1,6 @@
 """What a stage trains, and how it is launched; on top of mmengine alone."""
 
+from .amp import CPUAmpOptimWrapper
 from .checkpoint import allow_mmengine_checkpoints
 from .data_check import check_data, iter_datasets
 from .stage import STAGES, CalibrationStageMixin
@@ -8,6 +9,7 @@ allow_mmengine_checkpoints()
 
 __all__ = [
     'STAGES',
+    'CPUAmpOptimWrapper',
     'CalibrationStageMixin',
     'allow_mmengine_checkpoints',
     'check_data',

@@ -13,11 +13,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from packaging.version import Version
 
 
 def allow_mmengine_checkpoints() -> None:
     """Let ``torch.load`` accept mmengine's log history, and nothing that could run code."""
-    if not hasattr(torch.serialization, 'add_safe_globals'):  # PyTorch < 2.4 has no allow-list
+    if Version(torch.__version__) < Version('2.6'):  # before, torch.load allowed everything
         return
     reconstruct, scalar = (np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0])
     # What numpy 1 wrote is read with numpy 2, and the other way round.

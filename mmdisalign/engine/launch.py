@@ -15,8 +15,6 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from . import amp  # noqa: F401  (registers CPUAmpOptimWrapper)
-
 # Where each launcher's processes find who they are: (rank, world size, local rank).
 RANK_VARIABLES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
@@ -79,10 +77,11 @@ def use_amp(cfg: Config) -> None:
     }
     wrapper = wrappers['cpu' if get_device() == 'cpu' else 'cuda']
     current = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if current not in ('OptimWrapper', wrapper['type']):
+    if current not in ('OptimWrapper', *(known['type'] for known in wrappers.values())):
         raise ValueError(
             f'--amp needs optim_wrapper.type OptimWrapper, but the config has {current}'
         )
+    cfg.optim_wrapper.pop('loss_scale', None)
     cfg.optim_wrapper.update(wrapper)
 
 

@@ -40,6 +40,7 @@ class CalibrationStageMixin:
         self.stage = stage
         self._loaded = False
         self._load_errors: list[str] = []
+        self._load_prefix = ''
         self.register_load_state_dict_post_hook(_check_loaded_keys)
         if self.calibrating:
             self.requires_grad_(False)
@@ -92,8 +93,9 @@ class CalibrationStageMixin:
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        # Misshapen keys are reported in this list alone, which the hook after loading does not get.
-        self._load_errors = error_msgs
+        # The hook after loading gets neither this list, which alone names misshapen keys, nor the
+        # prefix that the keys have below a wrapper.
+        self._load_errors, self._load_prefix = error_msgs, prefix
         super()._load_from_state_dict(
             state_dict,
             prefix,
@@ -107,7 +109,11 @@ class CalibrationStageMixin:
 
 def _check_loaded_keys(model: CalibrationStageMixin, incompatible: Any) -> None:
     """Stop unless the checkpoint fits; called once all modules are loaded."""
-    own = {f'{name}.{key}' for name, module in model._calibrations() for key in module.state_dict()}
+    own = {
+        f'{model._load_prefix}{name}.{key}'
+        for name, module in model._calibrations()
+        for key in module.state_dict()
+    }
     # Old checkpoints lack num_batches_tracked, which mmengine lets pass as well.
     missing = {key for key in incompatible.missing_keys if not key.endswith('num_batches_tracked')}
     if missing.issuperset(key for key in own if not key.endswith('num_batches_tracked')):

@@ -75,8 +75,7 @@ class GRWCrossEntropyLoss(nn.Module):
     """Cross-entropy whose class weights undo the class frequencies, as far as ``exp_scale`` says.
 
     Source: Zhang et al., CVPR 2021, section 3.3. See :func:`generalized_reweight` for the weights
-        and
-    :func:`weighted_cross_entropy` for the normalisers. The call is that of the OpenMMLab losses.
+    and :func:`weighted_cross_entropy` for the normalisers. The call is that of OpenMMLab's losses.
 
     Args:
         class_prior: Class frequencies of the training data: anything that ``ClassPrior.build``

@@ -26,9 +26,8 @@ class CalibratedHeadMixin:
 
     Args:
         calibration: Options of the confidence, as in the released segmentation code, which puts
-            normalisation and activation before the sigmoid: ``norm_cfg``, ``act_cfg``. Default:
-                None,
-            the paper's linear layer.
+            normalisation and activation before the sigmoid: ``norm_cfg``, ``act_cfg``.
+            Default: None, the paper's linear layer.
     """
 
     calibration: AdaptiveCalibration
@@ -103,10 +102,11 @@ def calibrated(head: type) -> type:
     reason = _why_not(head)
     if reason is not None:
         raise _refusal(head, reason)
-    name = f'DisAlign{head.__name__.removeprefix("Light")}'
+    name = 'DisAlignHamHead' if head is heads.LightHamHead else f'DisAlign{head.__name__}'
     doc = f"mmseg's ``{head.__name__}``, calibrated; see :class:`CalibratedHeadMixin`."
     cls = type(name, (CalibratedHeadMixin, head), {'__doc__': doc, '__module__': __name__})
-    MODELS.register_module(name=name, module=cls)
+    if name not in MODELS.module_dict:  # a head of the user's may share its name with mmseg's
+        MODELS.register_module(name=name, module=cls)
     return cls
 
 

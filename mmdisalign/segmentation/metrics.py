@@ -93,7 +93,7 @@ class LongTailIoUMetric(IoUMetric):
 
     def _write(self, metrics: Mapping[str, float], per_class: Mapping[str, np.ndarray]) -> None:
         content = {
-            'summary': {name: float(value) for name, value in metrics.items()},
+            'summary': {name: _or_none(value) for name, value in metrics.items()},
             'classes': list(self.dataset_meta['classes']),
             'groups': self.class_prior.groups,
             'frequencies': self.class_prior.frequencies.tolist(),

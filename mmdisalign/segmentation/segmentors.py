@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Optional
 
 import torch
+from mmseg.models.losses import CrossEntropyLoss
 from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import SampleList, add_prefix
 from torch import Tensor
 
-from ..calibration import PriorLike
+from ..calibration import PriorLike, ZeroCount
 from ..engine import CalibrationStageMixin
 from .decode_heads import calibrated
 
@@ -27,9 +28,10 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         decode_head: Config of any mmseg head that classifies through ``cls_seg``.
         class_prior: Class frequencies of the training data: anything that ``ClassPrior.build``
             takes. The loss becomes :class:`GRWCrossEntropyLoss`; in the stage ``'joint'``, it
-            replaces softmax cross-entropy alone. Default: None, the losses of ``decode_head``
-            stay.
+            replaces softmax cross-entropy alone. Default: None, ``decode_head`` has the loss.
         exp_scale: ρ of that loss. Default: 0.2, the released value for ADE20K.
+        zero_count: How that loss treats classes that were never seen, see
+            :func:`generalized_reweight`. Default: None, they are an error.
         stage: ``'calibration'`` or ``'joint'``, which trains everything. Default:
             ``'calibration'``.
         calibration: ``norm_cfg`` and ``act_cfg`` of the confidence, see
@@ -43,6 +45,7 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         decode_head: Any,
         class_prior: Optional[PriorLike] = None,
         exp_scale: float = 0.2,
+        zero_count: ZeroCount = None,
         stage: str = 'calibration',
         calibration: Optional[dict] = None,
         **kwargs: Any,
@@ -52,7 +55,10 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         if calibration is not None:
             head['calibration'] = calibration
         if class_prior is not None:
-            head['loss_decode'] = _grw_losses(head, class_prior, exp_scale, stage)
+            grw = {'class_prior': class_prior, 'exp_scale': exp_scale, 'zero_count': zero_count}
+            head['loss_decode'] = _grw_losses(head, grw, stage)
+        elif stage == 'calibration':
+            _check_is_grw(head)
         super().__init__(decode_head=self._with_last_head(decode_head, head), **kwargs)
         self._enter_stage(stage)
 
@@ -85,7 +91,7 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         if isinstance(decode_head, (list, tuple)):
             raise TypeError(
                 f'{type(self).__name__} has one decode head, the config {len(decode_head)}; '
-                "a cascade needs type='CalibratedCascadeEncoderDecoder'"
+                "a cascade needs type='mmdisalign.segmentation.CalibratedCascadeEncoderDecoder'"
             )
         return dict(decode_head)
 
@@ -121,28 +127,43 @@ class CalibratedCascadeEncoderDecoder(CalibratedEncoderDecoder, CascadeEncoderDe
         return [*decode_head[:-1], head]
 
 
-def _class_of(head: dict) -> type:
-    if 'type' not in head:
-        raise KeyError('decode_head has no type')
-    kind = head['type']
+def _class_of(cfg: dict) -> type:
+    """The class that a head or a loss is built from."""
+    kind = cfg.get('type')
     cls = MODELS.get(kind) if isinstance(kind, str) else kind
     if cls is None:
-        raise KeyError(f'decode_head type {kind!r} is not registered in mmseg')
+        raise KeyError(f'type {kind!r} is not registered in mmseg')
     return cls
 
 
-def _grw_losses(head: dict, class_prior: PriorLike, exp_scale: float, stage: str) -> Any:
+def _grw_losses(head: dict, options: dict, stage: str) -> Any:
     """The losses of a head with GRW cross-entropy in the place of softmax cross-entropy."""
-    grw = {'type': 'GRWCrossEntropyLoss', 'class_prior': class_prior, 'exp_scale': exp_scale}
+    grw = {'type': 'GRWCrossEntropyLoss', **options}
     losses = head.get('loss_decode')
     if stage == 'calibration' or losses is None:
         return grw
-    if isinstance(losses, dict):
-        return _replace_softmax(losses, grw)
-    return [_replace_softmax(loss, grw) for loss in losses]
+    many = losses if isinstance(losses, (list, tuple)) else [losses]
+    replaced = [
+        {**grw, 'loss_weight': loss.get('loss_weight', 1.0)} if _is_softmax(loss) else loss
+        for loss in many
+    ]
+    if replaced == list(many):
+        kinds = ', '.join(str(loss['type']) for loss in many)
+        raise ValueError(
+            f'class_prior replaces softmax CrossEntropyLoss, but the losses are {kinds}: leave '
+            'class_prior out, or put GRWCrossEntropyLoss into loss_decode'
+        )
+    return replaced if isinstance(losses, (list, tuple)) else replaced[0]
 
 
-def _replace_softmax(loss: dict, grw: dict) -> dict:
-    if loss['type'] != 'CrossEntropyLoss' or loss.get('use_sigmoid', False):
-        return loss
-    return {**grw, 'loss_weight': loss.get('loss_weight', 1.0)}
+def _is_softmax(loss: dict) -> bool:
+    return _class_of(loss) is CrossEntropyLoss and not loss.get('use_sigmoid', False)
+
+
+def _check_is_grw(head: dict) -> None:
+    losses = head.get('loss_decode', {})
+    if not isinstance(losses, dict) or 'class_prior' not in losses:
+        raise ValueError(
+            'the calibration stage needs class frequencies: set class_prior on the model '
+            '(tools/class_prior.py counts them), or GRWCrossEntropyLoss as loss_decode'
+        )
