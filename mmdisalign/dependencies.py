@@ -24,6 +24,7 @@ RANGES = {
     'ftfy': '',  # mmsegmentation imports ftfy and regex without requiring them
     'regex': '',
     'faster-coco-eval': '>=1.8',  # LVIS's average precision
+    'lvis': '',  # mmdet reads LVIS's annotations with it
     'matplotlib': '',
     'pillow': '',
     'pytest': '>=7',
@@ -32,7 +33,7 @@ BASE = ('numpy', 'packaging', 'torch')
 _OPENMMLAB = ('mmengine', 'mmcv', 'setuptools')
 EXTRAS = {
     'seg': (*_OPENMMLAB, 'mmsegmentation', 'ftfy', 'regex'),
-    'det': (*_OPENMMLAB, 'mmdet', 'faster-coco-eval'),
+    'det': (*_OPENMMLAB, 'mmdet', 'faster-coco-eval', 'lvis'),
     'cls': (*_OPENMMLAB, 'mmpretrain'),
     'tests': ('pytest', 'matplotlib', 'pillow'),
 }

@@ -1,13 +1,23 @@
-"""The mmdet plug-in: importing it registers the losses."""
+"""The mmdet plug-in: importing it registers calibrated classifiers, heads, detectors and losses."""
 
 from ..dependencies import require
 
 require('det')
 
-from mmdet.registry import MODELS
+from ..calibration import CosineLinear
+from .bbox_heads import CalibratedBBoxHeadMixin, calibrated
+from .classifiers import CalibratedClassifierMixin, calibrated_classifier
+from .detectors import CalibratedTwoStageDetector
+from .losses import GRWCrossEntropyLoss
+from .metrics import LongTailLVISMetric
 
-from ..losses import GRWCrossEntropyLoss
-
-MODELS.register_module(module=GRWCrossEntropyLoss)
-
-__all__ = ['GRWCrossEntropyLoss']
+__all__ = [
+    'CalibratedBBoxHeadMixin',
+    'CalibratedClassifierMixin',
+    'CalibratedTwoStageDetector',
+    'CosineLinear',
+    'GRWCrossEntropyLoss',
+    'LongTailLVISMetric',
+    'calibrated',
+    'calibrated_classifier',
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,10 @@ class CalibrationStageMixin:
     """
 
     stage: str
+    # The weight of the classifier, by the end of its key, and how many of its rows are background:
+    # the error for a checkpoint of other classes says how many it has.
+    classifier_weight: str
+    num_background = 0
 
     def _enter_stage(self, stage: str) -> None:
         if stage not in STAGES:
@@ -122,6 +127,7 @@ def _check_loaded_keys(model: CalibrationStageMixin, incompatible: Any) -> None:
         incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in own]
         print_log('No calibration in the checkpoint: it starts as the identity.', 'current')
     problems = [
+        *_classes(model),
         *model._load_errors,
         *_listed('missing from the checkpoint', sorted(missing)),
         *_listed('unknown to the model', incompatible.unexpected_keys),
@@ -135,6 +141,15 @@ def _check_loaded_keys(model: CalibrationStageMixin, incompatible: Any) -> None:
             'num_classes), and load_from the checkpoint of that model.'
         )
     model._loaded = True
+
+
+def _classes(model: CalibrationStageMixin) -> list[str]:
+    for message in model._load_errors:
+        rows = re.findall(r'torch\.Size\(\[(\d+)', message)
+        if f'{model.classifier_weight}:' in message and len(rows) == 2:
+            theirs, ours = (int(number) - model.num_background for number in rows)
+            return [f'the checkpoint has {theirs} classes, the config {ours}']
+    return []
 
 
 def _listed(what: str, keys: list[str], most: int = 12) -> list[str]:

@@ -35,9 +35,9 @@ def weighted_cross_entropy(
     - ``'valid'``: the number of elements that are not ignored;
     - ``'class_weight'``: the sum of :math:`u_i w_y` over them (the released detection and
       classification code; what ``torch.nn.CrossEntropyLoss(weight=...)`` does);
-    - ``avg_factor``, where it is given.
+    - ``avg_factor`` in the place of the first two, where it is given.
 
-    The last three give 0, with a zero gradient, where nothing is valid.
+    Where nothing is valid the mean is 0, with a zero gradient.
 
     Args:
         pred: Class scores, shape (N, C, *).
@@ -46,7 +46,7 @@ def weighted_cross_entropy(
         weight: u, per element, shape (N, *).
         ignore_index: The label of ignored elements.
         reduction: ``'none'`` (shape (N, *)), ``'mean'`` or ``'sum'``.
-        avg_factor: Replaces the normaliser of the mean.
+        avg_factor: The number of elements as the caller counts them.
         normalizer: What the mean divides by.
     """
     pred = pred.to(torch.promote_types(pred.dtype, torch.float32))
@@ -58,17 +58,15 @@ def weighted_cross_entropy(
         return loss
     if reduction == 'sum':
         return loss.sum()
-    if avg_factor is not None:
-        return loss.sum() / max(avg_factor, torch.finfo(loss.dtype).eps)
-    if normalizer == 'elements':
-        return loss.sum() / max(loss.numel(), 1)
+    eps = torch.finfo(loss.dtype).eps
     valid = label != ignore_index
-    if normalizer == 'valid':
-        return loss.sum() / valid.sum().clamp(min=1)
+    if normalizer != 'class_weight':
+        count = loss.numel() if normalizer == 'elements' else int(valid.sum())
+        return loss.sum() / max(count if avg_factor is None else avg_factor, eps)
     total = class_weight[label.where(valid, 0)] * valid
     if weight is not None:
         total = total * weight
-    return loss.sum() / total.sum().clamp(min=torch.finfo(loss.dtype).eps)
+    return loss.sum() / total.sum().clamp(min=eps)
 
 
 class GRWCrossEntropyLoss(nn.Module):
@@ -83,6 +81,8 @@ class GRWCrossEntropyLoss(nn.Module):
         exp_scale: ρ, how far the frequencies are undone: 0 is plain cross-entropy, 1 balances the
             classes fully. The released values are 0.2 (ADE20K), 0.8 (LVIS) and 1.2 (ImageNet-LT).
         normalizer: ``'elements'``, ``'valid'`` or ``'class_weight'``. Default: ``'elements'``.
+        background_weight: Weight of a background class that follows those of the prior in the
+            scores, as in a detector. Default: None, there is none.
         zero_count: How to treat classes that the prior never saw. Default: None, an error.
         ignore_index: The label that has no loss, where the caller does not say. Default: None,
             255 if there are at most 255 classes, as 8-bit label maps use it, else -100.
@@ -100,6 +100,7 @@ class GRWCrossEntropyLoss(nn.Module):
         exp_scale: float,
         *,
         normalizer: str = 'elements',
+        background_weight: Optional[float] = None,
         zero_count: ZeroCount = None,
         ignore_index: Optional[int] = None,
         reduction: str = 'mean',
@@ -121,6 +122,8 @@ class GRWCrossEntropyLoss(nn.Module):
         self._loss_name = loss_name
         # Not persistent: a stage-1 checkpoint has no such key, and the config is what defines it.
         weight = generalized_reweight(prior, exp_scale, zero_count=zero_count)
+        if background_weight is not None:
+            weight = torch.cat([weight, weight.new_tensor([background_weight])])
         self.register_buffer('class_weight', weight, persistent=False)
 
     def forward(
@@ -133,10 +136,11 @@ class GRWCrossEntropyLoss(nn.Module):
         ignore_index: Optional[int] = None,
     ) -> Tensor:
         """Compute the loss; arguments as of :func:`weighted_cross_entropy`."""
-        if pred.shape[1] != self.num_classes:
+        if pred.shape[1] != len(self.class_weight):
+            background = len(self.class_weight) - self.num_classes
             raise ValueError(
-                f'the class prior has {self.num_classes} classes, but the scores have '
-                f'{pred.shape[1]}: {tuple(pred.shape)}'
+                f'the class prior has {self.num_classes} classes{" and background" * background}, '
+                f'but the scores have {pred.shape[1]}: {tuple(pred.shape)}'
             )
         return self.loss_weight * weighted_cross_entropy(
             pred,

@@ -39,6 +39,8 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         kwargs: Arguments of ``EncoderDecoder``.
     """
 
+    classifier_weight = 'conv_seg.weight'
+
     def __init__(
         self,
         *,

@@ -1,0 +1,102 @@
+"""Calibrated bbox heads: each is its mmdet head with a calibrated classifier, ``fc_cls``."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any, Optional
+
+from mmdet.models.roi_heads import bbox_heads as heads
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from .classifiers import CalibratedClassifierMixin, calibrated_classifier
+
+
+class CalibratedBBoxHeadMixin:
+    """Gives a bbox head a calibrated classifier, through its ``cls_predictor_cfg``.
+
+    Mixed in before the head's class.
+
+    Attributes:
+        classification_only: Whether ``loss`` leaves box regression out. Default: False.
+    """
+
+    classification_only = False
+
+    def __init__(self, *args: Any, cls_predictor_cfg: Optional[dict] = None, **kwargs: Any) -> None:
+        predictor = dict(cls_predictor_cfg or {'type': 'Linear'})
+        predictor['type'] = calibrated_classifier(_class_of(predictor['type']))
+        super().__init__(*args, cls_predictor_cfg=predictor, **kwargs)
+        self._check_classifier()
+        self._check_prior()
+
+    def loss(
+        self, cls_score: Tensor, bbox_pred: Optional[Tensor], *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Losses of the head; arguments as of mmdet's ``BBoxHead.loss``."""
+        losses = super().loss(
+            cls_score, None if self.classification_only else bbox_pred, *args, **kwargs
+        )
+        # mmdet has no loss without a proposal, and then no gradient for DDP to reduce.
+        losses.setdefault('loss_cls', cls_score.sum())
+        return losses
+
+    def _check_classifier(self) -> None:
+        if not isinstance(getattr(self, 'fc_cls', None), CalibratedClassifierMixin):
+            raise _refusal(type(self), 'it does not build its classifier from cls_predictor_cfg')
+        loss = type(self.loss_cls).__name__
+        if self.custom_cls_channels or self.custom_activation:
+            raise _refusal(type(self), f'with {loss}, which has score channels of its own')
+        if getattr(self.loss_cls, 'use_sigmoid', False):
+            raise _refusal(type(self), f'with {loss} on sigmoid scores, not softmax ones')
+
+    def _check_prior(self) -> None:
+        num_classes = getattr(self.loss_cls, 'num_classes', self.num_classes)
+        if num_classes != self.num_classes:
+            raise ValueError(
+                f'the class prior of {type(self.loss_cls).__name__} has {num_classes} classes, '
+                f'but the bbox head has num_classes={self.num_classes}'
+            )
+
+
+@cache
+def calibrated(head: type) -> type:
+    """The calibrated class of a bbox head class, registered in mmdet as ``DisAlign<head>``.
+
+    Args:
+        head: A subclass of mmdet's ``BBoxHead`` that builds its classifier from
+            ``cls_predictor_cfg``.
+
+    Raises:
+        TypeError: If the head does not; it may also be found out when the head is built.
+    """
+    if issubclass(head, CalibratedBBoxHeadMixin):
+        return head
+    if not issubclass(head, heads.BBoxHead):
+        raise _refusal(head, 'it is not an mmdet BBoxHead')
+    parameters = inspect.signature(head.__init__).parameters
+    if not {'cls_predictor_cfg', 'kwargs'} & set(parameters):
+        raise _refusal(head, 'it does not build its classifier from cls_predictor_cfg')
+    name = f'DisAlign{head.__name__}'
+    doc = f"mmdet's ``{head.__name__}``, calibrated; see :class:`CalibratedBBoxHeadMixin`."
+    attributes = {'__doc__': doc, '__module__': __name__}
+    cls = type(name, (CalibratedBBoxHeadMixin, head), attributes)
+    MODELS.register_module(name=name, module=cls)
+    return cls
+
+
+def _class_of(kind: Any) -> type:
+    cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise KeyError(f'{kind!r} is not registered in mmdet')
+    return cls
+
+
+def _refusal(head: type, reason: str) -> TypeError:
+    return TypeError(f'{head.__name__.removeprefix("DisAlign")} cannot be calibrated: {reason}')
+
+
+DisAlignConvFCBBoxHead = calibrated(heads.ConvFCBBoxHead)
+DisAlignShared2FCBBoxHead = calibrated(heads.Shared2FCBBoxHead)
+DisAlignShared4Conv1FCBBoxHead = calibrated(heads.Shared4Conv1FCBBoxHead)

@@ -1,0 +1,71 @@
+"""Calibrated classifiers for the ``cls_predictor_cfg`` of mmdet's bbox heads."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Optional
+
+import torch
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ..calibration import AdaptiveCalibration, CosineLinear, convert_released_keys
+
+MODELS.register_module(module=CosineLinear)
+
+
+class CalibratedClassifierMixin:
+    """Calibrates the foreground scores of a classifier; the background passes through.
+
+    Mixed in before the classifier's class, whose parameters keep their names.
+
+    Args:
+        in_features: Number of channels F.
+        out_features: Number of scores, the background's last.
+        num_classes: Number of foreground classes C. Default: None, ``out_features - 1``.
+        kwargs: Other arguments of the classifier.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        num_classes: Optional[int] = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(in_features, out_features, **kwargs)
+        num_classes = out_features - 1 if num_classes is None else num_classes
+        self.calibration = AdaptiveCalibration(num_classes, in_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, F) to scores (N, out_features), of which the first C are calibrated."""
+        logits = super().forward(features)
+        foreground = logits[:, : self.calibration.num_classes]
+        foreground = self.calibration(foreground, features)
+        rest = logits[:, self.calibration.num_classes :]
+        return torch.cat([foreground, rest.to(foreground.dtype)], dim=1)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        convert_released_keys(state_dict, prefix, formula='interpolation')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@cache
+def calibrated_classifier(classifier: type) -> type:
+    """The calibrated class of a classifier, registered in mmdet as ``DisAlign<classifier>``.
+
+    Args:
+        classifier: An ``nn.Module`` built with ``in_features`` and ``out_features``.
+    """
+    if issubclass(classifier, CalibratedClassifierMixin):
+        return classifier
+    name = f'DisAlign{classifier.__name__}'
+    doc = f'``{classifier.__name__}``, calibrated; see :class:`CalibratedClassifierMixin`.'
+    attributes = {'__doc__': doc, '__module__': __name__}
+    cls = type(name, (CalibratedClassifierMixin, classifier), attributes)
+    MODELS.register_module(name=name, module=cls)
+    return cls
+
+
+DisAlignLinear = calibrated_classifier(nn.Linear)
+DisAlignCosineLinear = calibrated_classifier(CosineLinear)

@@ -1,0 +1,285 @@
+"""Calibrated detectors: stage 1 at the start, and nothing but the calibration ever changes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import mmdet
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config, ConfigDict
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+
+import mmdisalign.detection  # noqa: F401
+from mmdisalign.calibration import CosineLinear
+from mmdisalign.detection import calibrated, calibrated_classifier
+
+PRIOR = [50, 30, 15, 4, 1]
+NAMES = {
+    'faster': 'faster-rcnn_r50_fpn.py',
+    'mask': 'mask-rcnn_r50_fpn.py',
+    'cascade': 'cascade-rcnn_r50_fpn.py',
+    'cascade mask': 'cascade-mask-rcnn_r50_fpn.py',
+}
+
+
+@pytest.fixture(autouse=True)
+def scope() -> None:
+    init_default_scope('mmdet')
+
+
+def stage1_cfg(name: str) -> ConfigDict:
+    """mmdet's own model config, with 5 classes and few channels."""
+    root = Path(mmdet.__file__).parent / '.mim/configs/_base_/models'
+    model = Config.fromfile(root / NAMES[name]).model
+    model.backbone.update(depth=18, base_channels=8, stem_channels=8, init_cfg=None)
+    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    model.rpn_head.update(in_channels=16, feat_channels=16)
+    roi = model.roi_head
+    for key in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        if key in roi:
+            roi[key].out_channels = 16
+    for head in roi.bbox_head if isinstance(roi.bbox_head, list) else [roi.bbox_head]:
+        head.update(in_channels=16, fc_out_channels=32, num_classes=5)
+    if 'mask_head' in roi:
+        roi.mask_head.update(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=5)
+    model.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=50)
+    rcnn = model.train_cfg.rcnn
+    for cfg in rcnn if isinstance(rcnn, list) else [rcnn]:
+        cfg.sampler.num = 16
+    return model
+
+
+def build_pair(name: str, **kwargs) -> tuple[torch.nn.Module, torch.nn.Module]:
+    torch.manual_seed(0)
+    stage1 = MODELS.build(stage1_cfg(name))
+    with torch.no_grad():
+        for key, buffer in stage1.named_buffers():
+            if 'running' in key:
+                buffer.uniform_(0.5, 1.5)
+    options = dict(class_prior=PRIOR, **kwargs)
+    cfg = ConfigDict(stage1_cfg(name), type='CalibratedTwoStageDetector', **options)
+    stage2 = MODELS.build(cfg)
+    stage2.load_state_dict(stage1.state_dict())
+    return stage1.eval(), stage2.eval()
+
+
+def batch() -> dict:
+    torch.manual_seed(1)
+    samples = []
+    for _ in range(2):
+        boxes = torch.tensor([[4.0, 4, 40, 40], [20, 10, 60, 50]])
+        masks = np.zeros((2, 64, 64), dtype=np.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
+            mask[y1:y2, x1:x2] = 1
+        truth = InstanceData(
+            bboxes=HorizontalBoxes(boxes),
+            labels=torch.tensor([1, 4]),
+            masks=BitmapMasks(masks, 64, 64),
+        )
+        meta = dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0), img_id=0)
+        samples.append(
+            DetDataSample(
+                gt_instances=truth,
+                ignored_instances=InstanceData(
+                    bboxes=HorizontalBoxes(torch.zeros(0, 4)), labels=torch.zeros(0).long()
+                ),
+                metainfo=meta,
+            )
+        )
+    images = [torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
+    return dict(inputs=images, data_samples=samples)
+
+
+def train(model: torch.nn.Module, lr: float = 0.5) -> dict:
+    wrapper = build_optim_wrapper(
+        model, dict(optimizer=dict(type='SGD', lr=lr, momentum=0.9, weight_decay=0.1))
+    )
+    for _ in range(2):
+        model.train()
+        log = model.train_step(batch(), wrapper)
+    return log
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_untouched_stage_2_is_stage_1_bit_for_bit(name: str) -> None:
+    stage1, stage2 = build_pair(name)
+    data = stage1.data_preprocessor(batch(), False)
+    with torch.no_grad():
+        expected, out = (
+            model.predict(data['inputs'], copy.deepcopy(data['data_samples']), rescale=False)
+            for model in (stage1, stage2)
+        )
+    for one, other in zip(expected, out):
+        assert len(one.pred_instances) > 0
+        for key in one.pred_instances.all_keys():
+            assert torch.equal(one.pred_instances[key], other.pred_instances[key])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_stage_2_changes_the_calibration_and_not_one_bit_more(name: str) -> None:
+    _, model = build_pair(name)
+    before = copy.deepcopy(model.state_dict())
+    train(model)
+    changed = {k for k, value in model.state_dict().items() if not torch.equal(value, before[k])}
+    assert changed == {k for k in before if '.calibration.' in k}
+    stages = 3 if name.startswith('cascade') else 1
+    assert len(changed) == 4 * stages
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_stage_2_computes_classification_alone(name: str) -> None:
+    _, model = build_pair(name)
+    ran = []
+    for key, module in model.named_modules():
+        if 'mask_head' in key or 'loss' in key:
+            module.register_forward_hook(lambda m, args, out, key=key: ran.append(key))
+    log = train(model)
+    assert {key.split('.')[-1] for key in log} == {'loss', 'loss_cls', 'acc'}
+    assert ran
+    assert all(key.endswith('loss_cls') and 'rpn' not in key for key in ran)
+    # Testing still has masks.
+    assert model.eval().roi_head.with_mask is ('mask' in name)
+
+
+def test_what_is_frozen_stays_in_eval_mode_and_out_of_autograd() -> None:
+    _, model = build_pair('mask')
+    graph = []
+    for key, module in model.named_modules():
+        if key and 'calibration' not in key and 'loss' not in key and not key.endswith('fc_cls'):
+            module.register_forward_hook(
+                lambda m, args, out, key=key: graph.append((key, _requires_grad(out)))
+            )
+    model.train()
+    training = {key for key, module in model.named_modules() if module.training}
+    assert training and all('calibration' in key for key in training)
+    data = model.data_preprocessor(batch(), True)
+    model.loss(data['inputs'], data['data_samples'])
+    assert {'backbone', 'rpn_head.rpn_cls', 'roi_head.bbox_head.fc_reg'} <= {k for k, _ in graph}
+    # The bbox head itself returns the calibrated scores.
+    assert {key for key, grad in graph if grad} <= {'roi_head.bbox_head'}
+
+
+def _requires_grad(out) -> bool:
+    tensors = out if isinstance(out, (tuple, list)) else [out]
+    return any(isinstance(t, torch.Tensor) and t.requires_grad for t in tensors)
+
+
+def test_joint_stage_trains_everything() -> None:
+    _, model = build_pair('mask', stage='joint')
+    assert {'loss_rpn_cls', 'loss_cls', 'loss_bbox', 'loss_mask'} <= set(train(model, lr=1e-4))
+    assert all(p.requires_grad for n, p in model.named_parameters() if 'calibration' in n)
+
+
+def test_no_proposals_forward_and_backward() -> None:
+    for cls in (calibrated_classifier(torch.nn.Linear), calibrated_classifier(CosineLinear)):
+        classifier = cls(7, 6)
+        out = classifier(torch.zeros(0, 7))
+        assert out.shape == (0, 6)
+        out.sum().backward()
+        assert not classifier.calibration.magnitude.grad.any()
+
+
+def test_bbox_head_without_proposals_has_a_loss() -> None:
+    _, model = build_pair('faster')
+    head = model.roi_head.bbox_head
+    scores = head.fc_cls(torch.zeros(0, 32))
+    empty = torch.zeros(0)
+    losses = head.loss(scores, None, torch.zeros(0, 5), empty.long(), empty, empty, empty)
+    losses['loss_cls'].backward()
+    assert losses['loss_cls'] == 0
+
+
+@pytest.mark.parametrize('kind', ['Linear', 'CosineLinear', 'NormedLinear'])
+def test_background_passes_through(kind: str) -> None:
+    cls = calibrated_classifier(MODELS.get(kind))
+    base, classifier = MODELS.get(kind)(7, 6), cls(7, 6)
+    missing, unexpected = classifier.load_state_dict(base.state_dict(), strict=False)
+    assert not unexpected
+    assert all(key.startswith('calibration.') for key in missing)
+    with torch.no_grad():
+        for parameter in classifier.calibration.parameters():
+            parameter.normal_()
+        x = torch.randn(4, 7)
+        z, out = base(x), classifier(x)
+    own = classifier.calibration
+    sigma = own.confidence(x).sigmoid()
+    expected = (1 + sigma * own.magnitude) * z[:, :5] + sigma * own.margin
+    torch.testing.assert_close(out[:, :5], expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(out[:, 5], z[:, 5])
+
+
+def test_cosine_scores_are_scaled_cosines() -> None:
+    classifier = CosineLinear(3, 2, scale=20)
+    with torch.no_grad():
+        classifier.weight.copy_(torch.tensor([[2.0, 0, 0], [0, 3, 0]]))
+        assert classifier(torch.tensor([[5.0, 0, 0]])).tolist() == [[20, 0]]
+
+
+def test_grw_loss_of_a_bbox_head_by_hand() -> None:
+    # Weights 0.4 and 1.6 for the foreground (see test_losses), 1 for background; equal scores.
+    loss = MODELS.build(dict(type='GRWCrossEntropyLoss', class_prior=[4, 1], exp_scale=1.0))
+    scores, labels = torch.zeros(4, 3), torch.tensor([0, 1, 2, 2])
+    label_weights = torch.tensor([1.0, 1, 1, 0])
+    assert loss.class_weight.tolist() == pytest.approx([0.4, 1.6, 1])
+    value = loss(scores, labels, label_weights, avg_factor=3)
+    assert value == pytest.approx(math.log(3))
+    scores[1, 1] = 2.0
+    other = math.log(2 + math.exp(2)) - 2
+    value = loss(scores, labels, label_weights, avg_factor=3)
+    assert value == pytest.approx((0.4 * math.log(3) + 1.6 * other + math.log(3)) / 3)
+    by_count = MODELS.build(
+        dict(type='GRWCrossEntropyLoss', class_prior=[4, 1], exp_scale=1.0, normalizer='valid')
+    )
+    value = by_count(torch.zeros(4, 3), labels, label_weights, avg_factor=3)
+    assert value == pytest.approx(3 * math.log(3) / 3)
+
+
+def head_cfg(**kwargs) -> dict:
+    return dict(in_channels=4, fc_out_channels=8, roi_feat_size=2, num_classes=5, **kwargs)
+
+
+def test_heads_are_registered_under_their_names() -> None:
+    for name in ('ConvFCBBoxHead', 'Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead'):
+        assert MODELS.get(f'DisAlign{name}') is calibrated(MODELS.get(name))
+
+
+def test_other_heads_and_losses_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match='SABLHead cannot be calibrated: it does not build'):
+        calibrated(MODELS.get('SABLHead'))
+    with pytest.raises(TypeError, match='with SeesawLoss, which has score channels of its own'):
+        calibrated(MODELS.get('Shared2FCBBoxHead'))(
+            **head_cfg(loss_cls=dict(type='SeesawLoss', num_classes=5))
+        )
+    with pytest.raises(TypeError, match='with CrossEntropyLoss on sigmoid scores'):
+        calibrated(MODELS.get('Shared2FCBBoxHead'))(
+            **head_cfg(loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True))
+        )
+
+
+def test_a_prior_of_other_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match='3 classes, but the bbox head has num_classes=5'):
+        MODELS.build(
+            ConfigDict(
+                stage1_cfg('faster'), type='CalibratedTwoStageDetector', class_prior=[1, 2, 3]
+            )
+        )
+
+
+def test_a_checkpoint_of_other_classes_is_refused() -> None:
+    _, model = build_pair('faster')
+    state = dict(model.state_dict())
+    state['roi_head.bbox_head.fc_cls.weight'] = torch.zeros(81, 32)
+    with pytest.raises(
+        RuntimeError, match=r'the checkpoint has 80 classes, the config 5\n.*fc_cls\.weight'
+    ):
+        model.load_state_dict(state)
