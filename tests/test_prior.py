@@ -121,6 +121,43 @@ def test_lvis_annotations_bring_their_groups(tmp_path: Path) -> None:
     assert ClassPrior.build(path).groups == {'head': [1], 'body': [0], 'tail': [2]}
 
 
+def test_groups_by_the_image_rule_of_lvis(tmp_path: Path) -> None:
+    """r: up to 10 images, c: up to 100, f: more; the number of instances does not matter."""
+    images = {'once': 1, 'ten': 10, 'eleven': 11, 'hundred': 100, 'more': 101}
+    annotations = [
+        {'category_id': i, 'image_id': image}
+        for i, count in enumerate(images.values())
+        for image in [*range(count), 0, 0]
+    ]
+    content = {
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(images)],
+        'annotations': [{'id': i, **annotation} for i, annotation in enumerate(annotations)],
+    }
+    path = write(tmp_path / 'coco.json', json.dumps(content))
+    rule = dict(by='count', head=100, tail=11)
+    prior = ClassPrior.build(dict(source=path, unit='images', groups=rule))
+    assert prior.counts.tolist() == list(images.values())
+    assert prior.groups == {'head': [4], 'body': [2, 3], 'tail': [0, 1]}
+    by_instances = ClassPrior.build(path, groups=prior.groups)
+    assert by_instances.counts.tolist() == [count + 2 for count in images.values()]
+    assert by_instances.groups == prior.groups
+
+
+@pytest.mark.parametrize('column', ['frequency', 'group', 'Frequency'])
+def test_lvis_groups_of_a_table(tmp_path: Path, column: str) -> None:
+    path = write(tmp_path / 'lvis.csv', f'name,{column},images,instances\na,c,20,90\nb,r,1,70')
+    prior = ClassPrior.build(path)
+    assert prior.counts.tolist() == [90, 70]
+    assert prior.groups == {'head': [], 'body': [0], 'tail': [1]}
+    assert ClassPrior.build(path, unit='images').counts.tolist() == [20, 1]
+    assert ClassPrior.build(path, column='images').counts.tolist() == [20, 1]
+
+
+def test_a_frequency_column_may_hold_counts(tmp_path: Path) -> None:
+    path = write(tmp_path / 'counts.csv', 'name,frequency\na,3\nb,1')
+    assert ClassPrior.build(path).counts.tolist() == [3, 1]
+
+
 def test_json_round_trip(tmp_path: Path) -> None:
     prior = ClassPrior(COUNTS, NAMES, groups=dict(by='rank', head=1, body=1))
     prior.to_json(tmp_path / 'p.json')
@@ -231,6 +268,14 @@ def test_broken_files_are_named(tmp_path: Path, name: str, text: str, message: s
     with pytest.raises(ValueError, match=message) as error:
         ClassPrior.build(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize('source', ['lvis_v1', 'file'])
+def test_unknown_unit_is_named(tmp_path: Path, source: str) -> None:
+    if source == 'file':
+        source = write(tmp_path / 'coco.json', json.dumps(annotation_file()))
+    with pytest.raises(ValueError, match="'instances' or 'images', got 'pixels'"):
+        ClassPrior.build(source, unit='pixels')
 
 
 def test_annotation_of_an_unknown_category_is_named(tmp_path: Path) -> None:

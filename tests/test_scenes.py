@@ -12,10 +12,18 @@ from PIL import Image
 
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.data import scenes
-from mmdisalign.data.scenes import SceneSpec, object_labels, render_scene, write_ade20k
+from mmdisalign.data.scenes import (
+    SceneSpec,
+    object_labels,
+    render_scene,
+    write_ade20k,
+    write_lvis,
+)
 
 SMALL = SceneSpec(num_classes=5, imbalance=4, image_size=(48, 64), objects_per_image=(1, 3))
 NUM_TRAIN, NUM_VAL = 24, 12
+# As many objects on as small an image as can be: they hide much of each other.
+CROWDED = SceneSpec(num_classes=5, imbalance=4, image_size=(48, 48), objects_per_image=(8, 8))
 
 
 def count_objects(spec: SceneSpec, split: str, num_images: int) -> np.ndarray:
@@ -34,6 +42,22 @@ def digests(root: Path) -> dict[str, str]:
 @pytest.fixture(scope='module')
 def written(tmp_path_factory) -> Path:
     return write_ade20k(SMALL, tmp_path_factory.mktemp('data') / 'scenes', NUM_TRAIN, NUM_VAL)
+
+
+@pytest.fixture(scope='module')
+def lvis(tmp_path_factory) -> Path:
+    return write_lvis(CROWDED, tmp_path_factory.mktemp('data') / 'lvis', NUM_TRAIN, NUM_VAL)
+
+
+def annotations_of(root: Path, split: str) -> dict:
+    return json.loads((root / 'annotations' / f'scenes_{split}.json').read_text())
+
+
+def decode(segmentation: dict) -> np.ndarray:
+    """Mask of an uncompressed RLE, straight from its definition."""
+    values = np.arange(len(segmentation['counts'])) % 2 == 1
+    height, width = segmentation['size']
+    return np.repeat(values, segmentation['counts']).reshape(width, height).T
 
 
 def test_names_and_colours_are_distinct():
@@ -252,3 +276,124 @@ def test_bad_calls_are_named(tmp_path):
         write_ade20k(SMALL, tmp_path / 'scenes', 11, NUM_VAL)
     with pytest.raises(ValueError, match='num_val must be at least 1, got 0'):
         write_ade20k(SMALL, tmp_path / 'scenes', NUM_TRAIN, 0)
+
+
+def test_lvis_has_the_pictures_of_ade20k(lvis, tmp_path):
+    same = digests(write_ade20k(CROWDED, tmp_path / 'ade', NUM_TRAIN, NUM_VAL))
+    pictures = {path: digest for path, digest in digests(lvis).items() if path.endswith('.jpg')}
+    assert len(pictures) == NUM_TRAIN + NUM_VAL
+    assert pictures.items() < same.items()
+
+
+@pytest.mark.parametrize(('split', 'short'), [('training', 'train'), ('validation', 'val')])
+def test_lvis_masks_are_the_visible_instances(lvis, split, short):
+    content = annotations_of(lvis, short)
+    ids = [annotation['id'] for annotation in content['annotations']]
+    assert ids == list(range(1, len(ids) + 1))
+    for index, image in enumerate(content['images']):
+        assert image['coco_url'] == 'http://images.cocodataset.org/' + image['file_name']
+        with Image.open(lvis / image['file_name']) as picture:
+            assert picture.size == (image['width'], image['height'])
+        instances = render_scene(CROWDED, split, index).instances
+        annotations = [a for a in content['annotations'] if a['image_id'] == image['id']]
+        assert len(annotations) == len(instances)
+        for annotation, instance in zip(annotations, instances):
+            assert annotation['category_id'] == instance.label - 1
+            assert np.array_equal(decode(annotation['segmentation']), instance.mask)
+            assert annotation['area'] == instance.mask.sum()
+            x, y, width, height = annotation['bbox']
+            inside = instance.mask[y : y + height, x : x + width]
+            assert inside.sum() == annotation['area']
+            edges = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
+            assert all(edge.any() for edge in edges)
+
+
+def test_lvis_says_of_every_class_whether_it_is_on_an_image():
+    """Classes 1 and 2 are seen, 2 and 3 have an object that hardly is, 4 is absent."""
+    instances = []
+    for category, pixels in ((1, 16), (2, 20), (2, 15), (3, 1)):
+        mask = np.zeros((48, 48), dtype=bool)
+        mask.flat[:pixels] = True
+        instances.append(scenes.Instance(category + 1, np.zeros((0, 2)), mask))
+    scene = scenes.Scene(np.zeros((48, 48, 3)), np.ones((48, 48)), tuple(instances))
+    image, objects = scenes._annotate(CROWDED, scene, 7, 'images/a.jpg')
+    assert [item['category_id'] for item in objects] == [1, 2]
+    assert {item['image_id'] for item in objects} == {image['id']} == {7}
+    assert image['neg_category_ids'] == [4]
+    assert image['not_exhaustive_category_ids'] == [2]
+
+
+def test_lvis_categories_count_the_annotations(lvis):
+    for short in ('train', 'val'):
+        content = annotations_of(lvis, short)
+        categories = content['categories']
+        assert [category['id'] for category in categories] == [1, 2, 3, 4]
+        assert [category['name'] for category in categories] == list(CROWDED.classes[1:])
+        assert ''.join(category['frequency'] for category in categories) == 'ffcr'
+        path = lvis / 'annotations' / f'scenes_{short}.json'
+        for unit, key in (('instances', 'instance_count'), ('images', 'image_count')):
+            counts = ClassPrior.build(path, unit=unit).counts.tolist()
+            assert counts == [category[key] for category in categories]
+            assert min(counts) > 0
+    prior = ClassPrior.build(lvis / 'annotations/scenes_train.json')
+    facts = ClassPrior.build(lvis / 'scenes.json')
+    assert (prior.classes, prior.groups) == (facts.classes, facts.groups)
+    assert prior.counts.tolist() == facts.counts.tolist()
+
+
+@pytest.mark.parametrize('num_classes', [4, 5, 12, 21])
+def test_no_lvis_frequency_is_empty(num_classes):
+    categories = scenes._categories(SceneSpec(num_classes=num_classes), [])
+    letters = [category['frequency'] for category in categories]
+    assert set(letters) == set('fcr')
+    assert letters == sorted(letters, key='fcr'.index)
+
+
+def test_lvis_bytes_depend_on_the_seed_alone(lvis, tmp_path):
+    assert digests(write_lvis(CROWDED, tmp_path / 'same', NUM_TRAIN, NUM_VAL)) == digests(lvis)
+    other = SceneSpec(**{**vars(CROWDED), 'seed': 1})
+    other = write_lvis(other, tmp_path / 'other', NUM_TRAIN, NUM_VAL)
+    assert not set(digests(other).values()) & set(digests(lvis).values())
+
+
+def test_layouts_are_not_taken_for_each_other(lvis, written):
+    assert write_lvis(CROWDED, lvis, NUM_TRAIN, NUM_VAL) == lvis
+    with pytest.raises(FileExistsError, match='layout is lvis, not ade20k'):
+        write_ade20k(CROWDED, lvis, NUM_TRAIN, NUM_VAL)
+    with pytest.raises(FileExistsError, match='layout is ade20k, not lvis'):
+        write_lvis(SMALL, written, NUM_TRAIN, NUM_VAL)
+
+
+def test_lvis_needs_a_class_of_each_frequency(tmp_path):
+    with pytest.raises(ValueError, match='num_classes must be at least 4'):
+        write_lvis(SceneSpec(num_classes=3), tmp_path / 'lvis', 100, 1)
+
+
+def test_mmdet_reads_what_write_lvis_wrote(lvis):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('lvis')
+    from mmdet.registry import DATASETS
+    from mmdet.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+    dataset = DATASETS.build(
+        dict(
+            type='LVISV1Dataset',
+            data_root=str(lvis),
+            ann_file='annotations/scenes_train.json',
+            data_prefix=dict(img=''),
+            metainfo=dict(classes=CROWDED.classes[1:]),
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+            ],
+            _scope_='mmdet',
+        )
+    )
+    assert len(dataset) == NUM_TRAIN
+    for index in (0, 7, NUM_TRAIN - 1):
+        sample = dataset[index]
+        scene = render_scene(CROWDED, 'training', index)
+        assert sample['img'].shape == scene.image.shape
+        assert sample['gt_bboxes_labels'].tolist() == [i.label - 2 for i in scene.instances]
+        assert np.array_equal(sample['gt_masks'].masks, [i.mask for i in scene.instances])

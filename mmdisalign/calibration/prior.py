@@ -62,12 +62,13 @@ class ClassPrior:
         Args:
             source: A ClassPrior; counts as a list, an array or a dict from class name to count; a
                 dict of this method's own arguments, ``dict(source=..., groups=...)``; the path of a
-                JSON, CSV, TXT, COCO or LVIS annotation file; or the name of a shipped table, such
-                as ``'ade20k'``. The formats are in :mod:`mmdisalign.calibration.readers`.
+                JSON, CSV, TXT, COCO or LVIS annotation file; or the name of a shipped table,
+                ``'ade20k'``, ``'lvis_v1'`` or ``'lvis_v0.5'``. The formats are in
+                :mod:`mmdisalign.calibration.readers`.
             num_classes: Raise ValueError if the source has another number of classes.
             groups: Replaces the source's own split into head, body and tail.
-            reader_options: ``column`` of a table, ``unit`` ('instances' or 'images') of an
-                annotation file.
+            reader_options: ``column`` of a table, ``unit`` ('instances', the default, or 'images')
+                of an LVIS table or an annotation file.
         """
         if isinstance(source, Mapping) and 'source' in source:
             options = {'groups': groups, **reader_options, **source}

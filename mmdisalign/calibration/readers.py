@@ -3,22 +3,25 @@
 ============================  ======================================================================
 format                        content
 ============================  ======================================================================
-name of a shipped table       ``ade20k``; the tables are in ``mmdisalign/data``
+name of a shipped table       ``ade20k``, ``lvis_v1``, ``lvis_v0.5``, all in ``mmdisalign/data``
 JSON                          a list of counts; a dict from class name to count; or what
                               ``ClassPrior.to_json`` writes (``counts``, ``classes``, ``groups``)
 COCO or LVIS JSON             ``categories`` and ``annotations``; counted by instances or images;
                               LVIS frequency groups f, c, r are head, body, tail
-CSV, TSV, TXT with a header   a column of counts and, optionally, of class names and of indices;
-                              ADE20K's ``objectInfo150.txt`` is one
+CSV, TSV, TXT with a header   a column of counts and, optionally, of class names, of indices, and of
+                              LVIS frequency groups; ADE20K's ``objectInfo150.txt`` is one
 TXT without a header          one count a line
 ============================  ======================================================================
+
+LVIS's groups go by training images: rare (r) up to 10, common (c) up to 100, frequent (f) above.
+Where a file does not say, ``groups=dict(by='count', head=100, tail=11), unit='images'`` does it.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -28,8 +31,15 @@ from ..data import table_path
 COUNT_COLUMNS = ('count', 'counts', 'pixels', 'instances', 'ratio', 'frequency', 'images', 'train')
 NAME_COLUMNS = ('name', 'class', 'category')
 INDEX_COLUMNS = ('idx', 'index', 'id')
-# The tables that ship, with the split into head, body and tail that the data set's users report.
-SHIPPED_TABLES = {'ade20k': {'by': 'rank', 'head': 20, 'body': 55}}
+GROUP_COLUMNS = ('group', 'frequency')
+UNITS = ('instances', 'images')
+# The tables that ship, with the split into head, body and tail that the data set's users report,
+# or None if the table has a column of it.
+SHIPPED_TABLES = {
+    'ade20k': {'by': 'rank', 'head': 20, 'body': 55},
+    'lvis_v1': None,
+    'lvis_v0.5': None,
+}
 LVIS_GROUPS = {'f': 'head', 'c': 'body', 'r': 'tail'}
 
 
@@ -56,7 +66,7 @@ def read_table(source: Union[str, Path], **options: str) -> Table:
         raise TypeError(f'a class prior has no option {", ".join(sorted(unknown))}')
     if str(source) in SHIPPED_TABLES:
         table = _read_columns(table_path(str(source)), **options)
-        table.groups = SHIPPED_TABLES[str(source)]
+        table.groups = SHIPPED_TABLES[str(source)] or table.groups
         return table
     path = Path(source)
     if not path.is_file():
@@ -66,8 +76,6 @@ def read_table(source: Union[str, Path], **options: str) -> Table:
         )
     if path.suffix.lower() == '.json':
         return _read_json(path, **options)
-    if 'unit' in options:
-        raise ValueError(f'{path}: unit only applies to COCO and LVIS annotation files')
     return _read_columns(path, **options)
 
 
@@ -89,8 +97,7 @@ def _read_json(path: Path, unit: Optional[str] = None) -> Table:
 
 def _count_annotations(content: Mapping[str, Any], path: Path, unit: str) -> Table:
     """Count a COCO or LVIS annotation file; its classes are ordered by category id."""
-    if unit not in ('instances', 'images'):
-        raise ValueError(f"unit must be 'instances' or 'images', got {unit!r}")
+    _check_unit(unit)
     categories = sorted(content['categories'], key=lambda category: category['id'])
     index = {category['id']: i for i, category in enumerate(categories)}
     seen: list[list] = [[] for _ in categories]
@@ -105,52 +112,76 @@ def _count_annotations(content: Mapping[str, Any], path: Path, unit: str) -> Tab
     return Table(
         [len(set(images)) if unit == 'images' else len(images) for images in seen],
         [category['name'] for category in categories],
-        _lvis_groups(categories),
+        _lvis_groups([category.get('frequency') for category in categories]),
     )
 
 
-def _lvis_groups(categories: Sequence[Mapping[str, Any]]) -> Optional[Mapping]:
-    if not all(category.get('frequency') in LVIS_GROUPS for category in categories):
+def _check_unit(unit: str) -> None:
+    if unit not in UNITS:
+        raise ValueError(f"unit must be 'instances' or 'images', got {unit!r}")
+
+
+def _lvis_groups(letters: Sequence[Optional[str]]) -> Optional[Mapping]:
+    """Class indices by group, or None unless every class has one of the letters f, c, r."""
+    if not all(letter in LVIS_GROUPS for letter in letters):
         return None
     groups: dict[str, list[int]] = {name: [] for name in LVIS_GROUPS.values()}
-    for i, category in enumerate(categories):
-        groups[LVIS_GROUPS[category['frequency']]].append(i)
+    for i, letter in enumerate(letters):
+        groups[LVIS_GROUPS[letter]].append(i)
     return groups
 
 
-def _read_columns(path: Path, column: Optional[str] = None) -> Table:
+def _read_columns(path: Path, column: Optional[str] = None, unit: Optional[str] = None) -> Table:
+    """Read a table; ``unit`` names the column of counts as ``column`` does."""
+    if unit is not None:
+        _check_unit(unit)
+        column = unit if column is None else column
     lines = path.read_text(encoding='utf-8-sig').splitlines()
     lines = [line for line in lines if line.strip() and not line.startswith('#')]
     if not lines:
         raise ValueError(f'{path} is empty')
     if _is_number(lines[0]):
         return Table([_number(line, f'{path}, line {i + 1}') for i, line in enumerate(lines)])
-    delimiter = '\t' if '\t' in lines[0] else ','
-    rows = list(csv.reader(lines, delimiter=delimiter))
+    columns = _split_columns(path, lines)
+    groups = _group_column(columns)
+    candidates = COUNT_COLUMNS if column is None else (column.lower(),)
+    values = _find_column([name for name in columns if name != groups], candidates)
+    if values is None:
+        raise ValueError(
+            f'{path} has no column {column or " or ".join(COUNT_COLUMNS)}; it has {list(columns)}. '
+            "Name the column of counts with dict(source=..., column='...')"
+        )
+    indices = _find_column(columns, INDEX_COLUMNS)
+    if indices is not None:
+        _check_order(path, columns[indices])
+    names = _find_column(columns, NAME_COLUMNS)
+    return Table(
+        [_number(value, f'{path}, row {i}') for i, value in enumerate(columns[values], start=1)],
+        None if names is None else columns[names],
+        None if groups is None else _lvis_groups(columns[groups]),
+    )
+
+
+def _split_columns(path: Path, lines: Sequence[str]) -> dict[str, list[str]]:
+    """The columns by their names in the header, in lower case."""
+    rows = list(csv.reader(lines, delimiter='\t' if '\t' in lines[0] else ','))
     header = [name.strip().lower() for name in rows.pop(0)]
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise ValueError(
                 f'{path}, row {number} has {len(row)} columns, not {len(header)}: {row}'
             )
-    values = _find_column(header, COUNT_COLUMNS if column is None else (column.lower(),))
-    if values is None:
-        raise ValueError(
-            f'{path} has no column {column or " or ".join(COUNT_COLUMNS)}; it has {header}. '
-            "Name the column of counts with dict(source=..., column='...')"
-        )
-    indices = _find_column(header, INDEX_COLUMNS)
-    if indices is not None:
-        _check_order(path, [row[indices] for row in rows])
-    names = _find_column(header, NAME_COLUMNS)
-    return Table(
-        [_number(row[values], f'{path}, row {i}') for i, row in enumerate(rows, start=1)],
-        None if names is None else [row[names].strip() for row in rows],
-    )
+    return {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}
 
 
-def _find_column(header: Sequence[str], candidates: Sequence[str]) -> Optional[int]:
-    return next((header.index(name) for name in candidates if name in header), None)
+def _group_column(columns: Mapping[str, Sequence[str]]) -> Optional[str]:
+    """The column of LVIS groups. ``frequency`` may hold counts, so the content decides."""
+    found = (name for name in GROUP_COLUMNS if name in columns)
+    return next((name for name in found if _lvis_groups(columns[name]) is not None), None)
+
+
+def _find_column(header: Collection[str], candidates: Sequence[str]) -> Optional[str]:
+    return next((name for name in candidates if name in header), None)
 
 
 def _check_order(path: Path, indices: Sequence[str]) -> None:

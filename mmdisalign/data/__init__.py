@@ -14,7 +14,7 @@ def table_path(name: str) -> Path:
     """Return the file of a shipped class-statistics table.
 
     Args:
-        name: Name of the table, e.g. ``'ade20k'``.
+        name: Name of the table: ``'ade20k'``, ``'lvis_v1'`` or ``'lvis_v0.5'``.
 
     Returns:
         Path of a CSV file: ``#`` comment lines that name the source, a header, one row a class.

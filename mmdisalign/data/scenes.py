@@ -1,4 +1,4 @@
-"""Synthetic scenes with a long tail of classes, for demos and tests of segmentation.
+"""Synthetic scenes with a long tail of classes, for demos and tests of both segmentation tasks.
 
 A scene is a textured ground with a few objects on it. An object class is a shape with a texture,
 and the classes come in pairs that share shape and colours: the frequent half of the ranking meets
@@ -18,15 +18,24 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ['Instance', 'Scene', 'SceneSpec', 'object_labels', 'render_scene', 'write_ade20k']
+__all__ = [
+    'Instance',
+    'Scene',
+    'SceneSpec',
+    'object_labels',
+    'render_scene',
+    'write_ade20k',
+    'write_lvis',
+]
 
 SPLITS = ('training', 'validation')
 BACKGROUND = 1  # label of the ground; objects count on from 2, and 0 is unlabelled
@@ -35,6 +44,9 @@ _VERSION = 1  # of the pictures: raise it with every change that alters them
 _MIN_DRAWS = 3  # a block of images has at least so many objects of the rarest class
 _SUPERSAMPLING = 4  # per axis, for the share of a pixel that an object covers
 _JPEG_QUALITY = 95
+_COCO_HOST = 'http://images.cocodataset.org'  # mmdet takes it off a ``coco_url`` to get the path
+_FREQUENCIES = 'fcr'  # LVIS's frequent, common and rare classes
+_MIN_VISIBLE = 16  # pixels of an object that must be seen, or write_lvis leaves it out
 
 
 def _polar(radii: list[float], start: float = -90.0) -> np.ndarray:
@@ -432,6 +444,53 @@ def write_ade20k(spec: SceneSpec, root: str | Path, num_train: int, num_val: int
         ValueError: If there are too few images.
         FileExistsError: If ``root`` holds anything else; the message says what.
     """
+    return _write_once(spec, Path(root), num_train, num_val, 'ade20k')
+
+
+def write_lvis(spec: SceneSpec, root: str | Path, num_train: int, num_val: int) -> Path:
+    """Write both splits in the format of LVIS v1, or keep what an equal call wrote before.
+
+    ``images/{training,validation}/*.jpg``, the same pictures as :func:`write_ade20k`'s, and
+    ``annotations/scenes_{train,val}.json``, which mmdet's ``LVISV1Dataset`` reads with
+    ``data_prefix=dict(img='')`` and the object classes as its ``metainfo``; for COCO's tools,
+    ``file_name`` has the path too:
+
+    - The categories are the C - 1 object classes, ids from 1 in the order of ``spec.classes``; the
+      background is none. ``image_count`` and ``instance_count`` are those of the same file.
+      ``frequency`` is relative, as no small set has LVIS's 100 images a class: in the order of
+      training frequency, the first third is f, the second c, the last r.
+    - Masks are what can be seen of an object, as uncompressed RLE; boxes fit them; areas are their
+      pixels. An object of which fewer than 16 pixels are seen is left out.
+    - Classes absent from an image are its ``neg_category_ids``. A class with an object left out is
+      not one of them, and is in ``not_exhaustive_category_ids`` if another object is annotated.
+
+    ``scenes.json`` has the spec, the palette of the objects, and their names, training instances
+    and groups as ``classes``, ``counts`` and ``groups``, which ``ClassPrior.build`` reads.
+
+    Like :func:`write_ade20k`, it writes a whole data set or none.
+
+    Args:
+        spec: What scenes look like; at least 4 classes, so that none of f, c and r is empty.
+        root: Folder to write; must be missing, empty, or written by an equal call.
+        num_train: Number of training images, at least ``spec.block_size('training')``.
+        num_val: Number of validation images, at least 1.
+
+    Returns:
+        ``root`` as a path.
+
+    Raises:
+        ValueError: If there are too few classes or images.
+        FileExistsError: If ``root`` holds anything else; the message says what.
+    """
+    if spec.num_classes < 4:
+        raise ValueError(
+            f'num_classes must be at least 4 for frequent, common and rare ones, got {spec}'
+        )
+    return _write_once(spec, Path(root), num_train, num_val, 'lvis')
+
+
+def _write_once(spec: SceneSpec, root: Path, num_train: int, num_val: int, layout: str) -> Path:
+    """Write a data set of one of the ``_LAYOUTS``, unless ``root`` holds it already."""
     if num_train < spec.block_size('training'):
         raise ValueError(
             f'num_train must be at least {spec.block_size("training")}, so that every class of '
@@ -439,18 +498,16 @@ def write_ade20k(spec: SceneSpec, root: str | Path, num_train: int, num_val: int
         )
     if num_val < 1:
         raise ValueError(f'num_val must be at least 1, got {num_val}')
-    root = Path(root)
-    order = dict(version=_VERSION, spec=asdict(spec), num_train=num_train, num_val=num_val)
+    order = dict(version=_VERSION, layout=layout, spec=asdict(spec))
+    order.update(num_train=num_train, num_val=num_val)
     order = json.loads(json.dumps(order))  # as it is read back: lists for tuples
     if root.exists() and _holds(root, order):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as scratch:
         whole = Path(scratch) / root.name
-        counts = _write_split(spec, whole, 'training', num_train)
-        _write_split(spec, whole, 'validation', num_val)
-        facts = dict(classes=spec.classes, palette=spec.palette, counts=counts.tolist())
-        (whole / 'scenes.json').write_text(json.dumps({**order, **facts}) + '\n', encoding='utf-8')
+        facts = _LAYOUTS[layout](spec, whole, dict(zip(SPLITS, (num_train, num_val))))
+        _write_json(whole / 'scenes.json', {**order, **facts})
         try:
             os.rename(whole, root)
         except OSError:
@@ -459,7 +516,7 @@ def write_ade20k(spec: SceneSpec, root: str | Path, num_train: int, num_val: int
     return root
 
 
-def _holds(root: Path, order: dict) -> bool:
+def _holds(root: Path, order: Mapping[str, Any]) -> bool:
     """Whether ``root`` holds the data set in question; False if it is empty."""
     if root.is_dir() and not any(root.iterdir()):
         return False
@@ -480,16 +537,123 @@ def _holds(root: Path, order: dict) -> bool:
     return True
 
 
-def _write_split(spec: SceneSpec, root: Path, split: str, count: int) -> np.ndarray:
-    """Write the images and label maps of a split; returns the pixels of each class, (C,)."""
-    images, annotations = root / 'images' / split, root / 'annotations' / split
-    images.mkdir(parents=True)
-    annotations.mkdir(parents=True)
-    pixels = np.zeros(spec.num_classes + 1, dtype=np.int64)
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content) + '\n', encoding='utf-8')
+
+
+def _save_pictures(
+    spec: SceneSpec, root: Path, split: str, count: int
+) -> Iterator[tuple[str, Scene]]:
+    """Render the scenes of a split, save each as images/SPLIT/NAME.jpg, and yield (NAME, scene)."""
+    folder = root / 'images' / split
+    folder.mkdir(parents=True)
     for index in range(count):
         scene = render_scene(spec, split, index)
         name = f'scene_{index:05d}'
-        Image.fromarray(scene.image).save(images / f'{name}.jpg', quality=_JPEG_QUALITY)
-        Image.fromarray(scene.labels).save(annotations / f'{name}.png')
-        pixels += np.bincount(scene.labels.ravel(), minlength=len(pixels))
-    return pixels[1:]
+        Image.fromarray(scene.image).save(folder / f'{name}.jpg', quality=_JPEG_QUALITY)
+        yield name, scene
+
+
+def _write_ade20k(spec: SceneSpec, root: Path, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Write the splits with their label maps; returns what ``scenes.json`` says of the classes."""
+    pixels = {split: np.zeros(spec.num_classes + 1, dtype=np.int64) for split in sizes}
+    for split, count in sizes.items():
+        annotations = root / 'annotations' / split
+        annotations.mkdir(parents=True)
+        for name, scene in _save_pictures(spec, root, split, count):
+            Image.fromarray(scene.labels).save(annotations / f'{name}.png')
+            pixels[split] += np.bincount(scene.labels.ravel(), minlength=spec.num_classes + 1)
+    counts = pixels['training'][1:].tolist()
+    return dict(classes=spec.classes, palette=spec.palette, counts=counts)
+
+
+def _write_lvis(spec: SceneSpec, root: Path, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Write the splits with their annotations; returns what ``scenes.json`` says of the classes."""
+    (root / 'annotations').mkdir(parents=True)
+    contents = {}
+    for (split, count), short in zip(sizes.items(), ('train', 'val')):
+        contents[split] = _save_lvis_split(spec, root, split, count)
+        _write_json(root / 'annotations' / f'scenes_{short}.json', contents[split])
+    categories = contents['training']['categories']
+    groups = {
+        group: [i for i, category in enumerate(categories) if category['frequency'] == letter]
+        for group, letter in zip(('head', 'body', 'tail'), _FREQUENCIES)
+    }
+    counts = [category['instance_count'] for category in categories]
+    return dict(classes=spec.classes[1:], palette=spec.palette[1:], counts=counts, groups=groups)
+
+
+def _save_lvis_split(spec: SceneSpec, root: Path, split: str, count: int) -> dict[str, Any]:
+    """Save the pictures of a split; returns the content of its annotation file."""
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for name, scene in _save_pictures(spec, root, split, count):
+        image, objects = _annotate(spec, scene, len(images) + 1, f'images/{split}/{name}.jpg')
+        images.append(image)
+        annotations += [{'id': len(annotations) + i, **item} for i, item in enumerate(objects, 1)]
+    return dict(
+        info=dict(description='synthetic scenes of mmdisalign'),
+        licenses=[],
+        images=images,
+        annotations=annotations,
+        categories=_categories(spec, annotations),
+    )
+
+
+def _annotate(spec: SceneSpec, scene: Scene, image_id: int, path: str) -> tuple[dict, list[dict]]:
+    """LVIS's entry of an image, saved at ``path`` below the root, and those of its objects."""
+    objects = []
+    hidden = set()
+    for instance in scene.instances:
+        category = instance.label - BACKGROUND
+        if instance.mask.sum() < _MIN_VISIBLE:
+            hidden.add(category)
+        else:
+            ids = dict(image_id=image_id, category_id=category)
+            objects.append({**ids, **_outline(instance.mask)})
+    seen = {item['category_id'] for item in objects}
+    height, width = scene.labels.shape
+    image = dict(
+        id=image_id,
+        file_name=path,
+        coco_url=f'{_COCO_HOST}/{path}',
+        height=height,
+        width=width,
+        neg_category_ids=sorted({*range(1, spec.num_classes)} - seen - hidden),
+        not_exhaustive_category_ids=sorted(seen & hidden),
+    )
+    return image, objects
+
+
+def _categories(spec: SceneSpec, annotations: list[dict]) -> list[dict]:
+    """LVIS's list of categories: the object classes, with their counts in the annotations."""
+    thirds = np.array_split(np.arange(spec.num_classes - 1), len(_FREQUENCIES))
+    letters = ''.join(letter * len(part) for letter, part in zip(_FREQUENCIES, thirds))
+    categories = []
+    for label, (name, letter) in enumerate(zip(spec.classes[1:], letters), start=1):
+        images = [item['image_id'] for item in annotations if item['category_id'] == label]
+        names = dict(name=name, synset=name, synonyms=[name], **{'def': name})
+        counts = dict(image_count=len(set(images)), instance_count=len(images))
+        categories.append(dict(id=label, **names, frequency=letter, **counts))
+    return categories
+
+
+def _outline(mask: np.ndarray) -> dict[str, Any]:
+    """Segmentation (uncompressed RLE), bbox (x, y, width, height) and area of a mask (H, W)."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, left = int(rows[0]), int(columns[0])
+    return dict(
+        segmentation=dict(size=list(mask.shape), counts=_run_lengths(mask)),
+        bbox=[left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+        area=int(mask.sum()),
+    )
+
+
+def _run_lengths(mask: np.ndarray) -> list[int]:
+    """Lengths of the runs of a mask, column by column, beginning with one of zeros."""
+    pixels = np.concatenate([[False], mask.ravel(order='F')])
+    starts = np.flatnonzero(pixels[1:] != pixels[:-1])
+    return np.diff(starts, prepend=0, append=mask.size).tolist()
+
+
+_LAYOUTS = {'ade20k': _write_ade20k, 'lvis': _write_lvis}
