@@ -6,10 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import mmdet
 import mmseg
 import pytest
 import torch
 import yaml
+from mmdet.registry import MODELS as DETECTORS_REGISTRY
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import METRICS, MODELS
@@ -21,16 +23,106 @@ CONFIGS = sorted(
     if path.parent.name != '_base_'
 )
 ADE20K = [name for name in CONFIGS if 'ade20k' in name]
+LVIS = [name for name in CONFIGS if 'lvis' in name]
 
 
 def build(cfg: Config, device: str = 'meta') -> torch.nn.Module:
-    init_default_scope('mmseg')
+    init_default_scope(cfg.default_scope)
+    registry = DETECTORS_REGISTRY if cfg.default_scope == 'mmdet' else MODELS
     with torch.device(device):
-        return MODELS.build(cfg.model)
+        return registry.build(cfg.model)
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_every_config_builds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def write_annotations(path: Path, num_classes: int) -> None:
+    """An annotation file with an instance of each class."""
+    categories = [dict(id=i + 1, name=str(i)) for i in range(num_classes)]
+    annotations = [dict(id=i, image_id=0, category_id=i + 1) for i in range(num_classes)]
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(dict(images=[], categories=categories, annotations=annotations)))
+
+
+@pytest.mark.parametrize('name', LVIS)
+def test_every_detector_config_builds(name: str) -> None:
+    cfg = Config.fromfile(REPO / 'configs' / name)
+    model = build(cfg)
+    num_classes = 1230 if 'v0.5' in name else 1203
+    heads = model.roi_head.bbox_head
+    heads = list(heads) if isinstance(heads, torch.nn.ModuleList) else [heads]
+    assert len(heads) == (3 if 'cascade' in name else 1)
+    assert {head.num_classes for head in heads} == {num_classes}
+    classifier = 'CosineLinear' if 'cosine' in name else 'Linear'
+    if 'disalign' in name:
+        classifier = f'DisAlign{classifier}'
+        assert model.calibrating
+    assert {type(head.fc_cls).__name__ for head in heads} == {classifier}
+    repeats = cfg.train_dataloader.dataset.type == 'ClassBalancedDataset'
+    assert repeats is ('sample1e-3' in name or name == 'lvis_disalign.py')
+
+
+@pytest.mark.parametrize('name', [name for name in LVIS if 'disalign' in name])
+def test_lvis_configs_are_the_released_stage_2(name: str) -> None:
+    cfg = Config.fromfile(REPO / 'configs' / name)
+    assert cfg.model.exp_scale == 0.8
+    assert cfg.model.class_prior == ('lvis_v0.5' if 'v0.5' in name else 'lvis_v1')
+    assert cfg.train_cfg.max_iters == 9000
+    assert cfg.param_scheduler[1].milestones == [8000]
+    assert cfg.optim_wrapper.optimizer.lr == 0.02
+    assert cfg.train_dataloader.batch_size == 2
+    test = cfg.model.test_cfg.rcnn
+    assert (test.score_thr, test.max_per_img) == (0.0001, 300)
+    assert cfg.test_evaluator.type.endswith('LongTailLVISMetric')
+
+
+def test_lvis_configs_start_from_what_mmdet_published_or_from_their_stage_1() -> None:
+    index = Path(mmdet.__file__).parent / '.mim/configs/lvis/metafile.yml'
+    models = yaml.safe_load(index.read_text())['Models']
+    weights = {model['Name']: model['Weights'] for model in models}
+    published = set()
+    for name in LVIS:
+        if 'disalign' not in name or name == 'lvis_disalign.py':
+            continue
+        text = (REPO / 'configs' / name).read_text()
+        load_from = Config.fromfile(REPO / 'configs' / name).load_from
+        base = re.search(r'mmdet::lvis/(.*)\.py', text)
+        if base:
+            assert load_from == weights[base[1]]
+            published.add(base[1])
+        else:
+            stage_1 = re.search(r"'\./([^']*)\.py'", text)[1]
+            epochs = 24 if 'v0.5' in name else 12
+            assert load_from == f'work_dirs/{stage_1}/epoch_{epochs}.pth'
+    assert published == set(weights)
+
+
+@pytest.mark.parametrize(
+    'stage_1',
+    [
+        'faster_rcnn/faster-rcnn_r50_fpn_1x_coco',
+        'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco',
+        'htc/htc_r50_fpn_1x_coco',
+    ],
+)
+def test_the_docs_lines_calibrate_other_detectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage_1: str
+) -> None:
+    text = (REPO / 'docs/detection.md').read_text()
+    lines = re.search(r'```python\n(.*?)```', text, re.DOTALL)[1]
+    (tmp_path / 'my_stage1.py').write_text(f"_base_ = 'mmdet::{stage_1}.py'\n")
+    (tmp_path / 'my_stage2.py').write_text(lines)
+    write_annotations(tmp_path / 'annotations/train.json', 80)
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile('my_stage2.py')
+    model = build(cfg)
+    trainable = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {n for n, _ in model.named_parameters() if '.calibration.' in n}
+    assert len(trainable) == 4 * (3 if 'cascade' in stage_1 or 'htc' in stage_1 else 1)
+    assert set(cfg.val_evaluator) == set(cfg.test_evaluator) == {'type', 'ann_file', 'metric'}
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name not in LVIS])
+def test_every_segmentor_config_builds(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'work_dirs/demo').mkdir(parents=True)
     (tmp_path / 'work_dirs/demo/prior.json').write_text(json.dumps(list(range(12, 0, -1))))

@@ -1,0 +1,50 @@
+# Stage 2 (DisAlign) of any two-stage mmdet config. mmengine refuses two bases with a key in common,
+# so all of it is under one key, from which a config takes what it wants:
+#
+#   _base_ = ['my_stage1.py', __import__('mmdisalign').config_path('_base_/disalign_det.py')]
+#   model = dict(_base_.disalign.model, class_prior='my_train_annotations.json')
+#   train_cfg, optim_wrapper, param_scheduler, default_hooks, log_processor = \
+#       _base_.disalign.schedule
+#   load_from = 'my_stage1.pth'
+disalign = dict(
+    # By its full name: importing it registers the rest, and the stage-1 config keeps its
+    # custom_imports.
+    model=dict(type='mmdisalign.detection.CalibratedTwoStageDetector'),
+    evaluator=dict(type='mmdisalign.detection.LongTailLVISMetric'),
+    # The released schedule, for 16 images an iteration.
+    schedule=[
+        dict(_delete_=True, type='IterBasedTrainLoop', max_iters=9000, val_interval=9000),
+        dict(
+            _delete_=True,
+            type='OptimWrapper',
+            optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=0.0001),
+        ),
+        [
+            dict(type='LinearLR', start_factor=0.001, begin=0, end=500, by_epoch=False),
+            dict(type='MultiStepLR', milestones=[8000], gamma=0.1, end=9000, by_epoch=False),
+        ],
+        dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1000),
+            logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+        ),
+        dict(type='LogProcessor', window_size=50, by_epoch=False),
+    ],
+    # For a small data set: 200 iterations of a faster optimiser.
+    short_schedule=[
+        dict(_delete_=True, type='IterBasedTrainLoop', max_iters=200, val_interval=200),
+        dict(
+            _delete_=True,
+            type='OptimWrapper',
+            optimizer=dict(type='AdamW', lr=0.02, weight_decay=0.0),
+        ),
+        [
+            dict(type='LinearLR', start_factor=0.05, begin=0, end=10, by_epoch=False),
+            dict(type='PolyLR', power=0.9, begin=10, end=200, by_epoch=False),
+        ],
+        dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=200),
+            logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
+        ),
+        dict(type='LogProcessor', window_size=10, by_epoch=False),
+    ],
+)
