@@ -9,18 +9,20 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint bench env env-lint
+.PHONY: help demo test lint bench env env-demo env-lint
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 ifdef PYTHON
 env:
 	@"$(PYTHON)" -m mmdisalign.dependencies all tests
+env-demo:
+	@"$(PYTHON)" -m mmdisalign.dependencies seg tests
 env-lint:
 else
 VENV ?= .venv
 PYTHON = $(VENV)/bin/python
-env:
+env env-demo:
 	@tools/setup_env.sh "$(VENV)" all
 env-lint:
 	@tools/setup_env.sh "$(VENV)" lint
@@ -29,7 +31,7 @@ endif
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
-demo: env
+demo: env-demo
 	"$(PYTHON)" tools/demo.py
 
 test: env

@@ -220,6 +220,17 @@ def test_missing_data_is_named_with_the_layout_before_anything_is_built(repo, pr
     assert 'load_from' not in output
 
 
+def test_missing_checkpoint_is_named_before_anything_is_built(repo, project, trained) -> None:
+    for tool, arguments in {
+        'train.py': ['--cfg-options', 'load_from=nowhere.pth'],
+        'test.py': ['nowhere.pth'],
+    }.items():
+        command = [sys.executable, repo / 'tools' / tool, 'stage2.py', *arguments]
+        output = run(repo, project, *command, ok=False)
+        assert 'there is no checkpoint nowhere.pth' in output
+        assert 'System environment' not in output
+
+
 def test_processes_of_slurm_and_mpi_find_who_they_are(monkeypatch) -> None:
     from mmdisalign.engine import launch
 

@@ -38,6 +38,9 @@ def main() -> None:
     prior = count_pixels(cfg[f'{args.split}_dataloader'].dataset)
     prior.to_json(args.out)
     print(f'\n{prior}\nwritten to {args.out}')
+    unseen = [prior.name_of(c) for c in range(len(prior)) if not prior.counts[c]]
+    if unseen:
+        print(f'never seen: {", ".join(unseen)}; zero_count= on the model says how to weigh them')
 
 
 if __name__ == '__main__':

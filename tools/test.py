@@ -7,7 +7,7 @@ import argparse
 from mmengine.config import Config
 
 from mmdisalign import config_path
-from mmdisalign.engine import check_data, launch
+from mmdisalign.engine import check_checkpoint, check_data, launch
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,6 +70,7 @@ def main() -> None:
     cfg = launch.load_config(args)
     cfg.load_from = args.checkpoint
     check_data(cfg, 'test')
+    check_checkpoint(args.checkpoint)
     if args.show or args.show_dir:
         draw_predictions(cfg, args)
     if args.tta:

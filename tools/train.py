@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmdisalign.engine import check_data, launch
+from mmdisalign.engine import check_checkpoint, check_data, launch
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,6 +32,7 @@ def main() -> None:
         launch.use_amp(cfg)
     if args.resume is not None:
         launch.resume(cfg, args.resume)
+    check_checkpoint(cfg.get('load_from'))
     launch.build_runner(cfg).train()
 
 

@@ -2,7 +2,7 @@
 
 from .amp import CPUAmpOptimWrapper
 from .checkpoint import allow_mmengine_checkpoints
-from .data_check import check_data, iter_datasets
+from .data_check import check_checkpoint, check_data, iter_datasets
 from .stage import STAGES, CalibrationStageMixin
 
 allow_mmengine_checkpoints()
@@ -12,6 +12,7 @@ __all__ = [
     'CPUAmpOptimWrapper',
     'CalibrationStageMixin',
     'allow_mmengine_checkpoints',
+    'check_checkpoint',
     'check_data',
     'iter_datasets',
 ]

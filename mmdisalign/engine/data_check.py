@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 ADE20K_LAYOUT = """\
 ADE20K (SceneParsing, 150 classes) is expected in mmseg's layout:
@@ -36,6 +36,19 @@ def check_data(cfg: Mapping[str, Any], *splits: str) -> None:
                 raise FileNotFoundError(_explain(split, dataset, missing))
 
 
+def check_checkpoint(path: Optional[str]) -> None:
+    """Raise FileNotFoundError if a checkpoint should be on disk and is not.
+
+    Args:
+        path: What ``load_from`` says: a file, an address (``https://``, ``open-mmlab://``) or None.
+    """
+    if path and '://' not in path and not Path(path).is_file():
+        raise FileNotFoundError(
+            f'there is no checkpoint {path} (seen from {Path.cwd()}); name it with load_from in '
+            'the config, or train the stage that it comes from first'
+        )
+
+
 def iter_datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
     """The data sets below wrappers such as RepeatDataset and ConcatDataset."""
     if not isinstance(dataset, Mapping):
@@ -60,7 +73,7 @@ def _paths(dataset: Mapping[str, Any]) -> Iterator[Path]:
 
 def _explain(split: str, dataset: Mapping[str, Any], missing: list[Path]) -> str:
     paths = ', '.join(str(path) for path in missing)
-    message = f'the {split} data ({dataset.get("type")}) is not there: {paths}'
+    message = f'the {split} data ({dataset.get("type")}) is not there: {paths} (from {Path.cwd()})'
     if dataset.get('type') == 'ADE20KDataset':
         return f'{message}\n{ADE20K_LAYOUT.format(root=dataset["data_root"])}'
     return f'{message}\nLook at data_root, data_prefix and ann_file of {split}_dataloader.dataset.'
