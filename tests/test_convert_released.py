@@ -170,7 +170,9 @@ def test_calibrated_classifiers_give_the_released_scores(classifier: str) -> Non
     import mmdisalign.detection  # noqa: F401
 
     weights = small_predictor(cosine='Cosine' in classifier)
-    module = MODELS.build(dict(type=classifier, in_features=8, out_features=NUM_CLASSES + 1))
+    module = MODELS.build(
+        dict(_scope_='mmdet', type=classifier, in_features=8, out_features=NUM_CLASSES + 1)
+    )
     converted = convert_released_detector(weights)
     own = {
         name.removeprefix(CLASSIFIER): value
