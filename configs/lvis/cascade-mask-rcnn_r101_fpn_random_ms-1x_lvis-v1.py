@@ -1,14 +1,3 @@
-_base_ = [
-    'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py',
-    'mmdet::_base_/datasets/lvis_v1_instance.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
-    'mmdet::_base_/default_runtime.py',
-]
-bbox_heads = [dict(head, num_classes=1203) for head in _base_.model.roi_head.bbox_head]
-model = dict(
-    backbone=dict(depth=101, init_cfg=dict(checkpoint='torchvision://resnet101')),
-    roi_head=dict(bbox_head=bbox_heads, mask_head=dict(num_classes=1203)),
-    test_cfg=dict(rcnn=dict(score_thr=0.0001, max_per_img=300)),
-)
+_base_ = './cascade-mask-rcnn_r101_fpn_sample1e-3_ms-1x_lvis-v1.py'
 # Without mmdet's ClassBalancedDataset, which repeats the images of rare classes.
 train_dataloader = dict(dataset=dict(_base_.train_dataloader.dataset.dataset, _delete_=True))

@@ -1,5 +1,3 @@
-_base_ = 'mmdet::lvis/mask-rcnn_x101-64x4d_fpn_sample1e-3_ms-1x_lvis-v1.py'
-predictor = dict(type='mmdisalign.detection.CosineLinear')
-model = dict(roi_head=dict(bbox_head=dict(cls_predictor_cfg=predictor)))
+_base_ = './mask-rcnn_x101-64x4d_fpn_cosine_sample1e-3_ms-1x_lvis-v1.py'
 # Without mmdet's ClassBalancedDataset, which repeats the images of rare classes.
 train_dataloader = dict(dataset=dict(_base_.train_dataloader.dataset.dataset, _delete_=True))
