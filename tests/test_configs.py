@@ -222,3 +222,13 @@ def test_the_tta_fragment_is_the_papers() -> None:
     ade20k = Config.fromfile(REPO / 'configs/ade20k_disalign.py')
     scales = [[t.scale_factor for t in cfg.tta_pipeline[1].transforms[0]] for cfg in (own, ade20k)]
     assert scales[0] == scales[1] == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+
+
+def test_a_coco_checkpoint_is_refused_by_the_lvis_config_with_the_classes_named(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / 'coco.py').write_text("_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'\n")
+    coco = build(Config.fromfile(tmp_path / 'coco.py'), 'cpu').state_dict()
+    model = build(Config.fromfile(REPO / 'configs/lvis_disalign.py'), 'cpu')
+    with pytest.raises(RuntimeError, match='the checkpoint has 80 classes, the config 1203'):
+        model.load_state_dict(coco, strict=False)
