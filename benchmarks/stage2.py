@@ -59,8 +59,8 @@ class Stage2:
     def _train(self, exp_scale: float, seed: int) -> tuple[str, Summary, float]:
         name = f'stage2_rho{exp_scale}_seed{seed}'
         options = [f'model.exp_scale={exp_scale}', f'randomness.seed={seed}']
-        # The last evaluation is test.py's.
-        options.append('train_cfg.val_interval=100000')
+        # test.py evaluates; a loop evaluates at its end too, unless that is before it may begin.
+        options.append('train_cfg.val_begin=1000000')
         train = [self._config, '--work-dir', self.out / name, '--cfg-options', *options]
         minutes = run_tool('train', *train, log=self.out / f'{name}.log')
         summary = self._evaluate(name, self.out / name / self.checkpoint)

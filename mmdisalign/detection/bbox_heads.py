@@ -26,7 +26,7 @@ class CalibratedBBoxHeadMixin:
 
     def __init__(self, *args: Any, cls_predictor_cfg: Optional[dict] = None, **kwargs: Any) -> None:
         predictor = dict(cls_predictor_cfg or {'type': 'Linear'})
-        predictor['type'] = calibrated_classifier(_class_of(predictor['type']))
+        predictor['type'] = calibrated_classifier(registered_class(predictor['type']))
         super().__init__(*args, cls_predictor_cfg=predictor, **kwargs)
         self._check_classifier()
         self._check_prior()
@@ -86,7 +86,8 @@ def calibrated(head: type) -> type:
     return cls
 
 
-def _class_of(kind: Any) -> type:
+def registered_class(kind: Any) -> type:
+    """The class that a config's ``type`` names, or is."""
     cls = MODELS.get(kind) if isinstance(kind, str) else kind
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise KeyError(f'{kind!r} is not registered in mmdet')

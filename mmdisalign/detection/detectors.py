@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..calibration import PriorLike
 from ..engine import CalibrationStageMixin
-from .bbox_heads import calibrated
+from .bbox_heads import calibrated, registered_class
 
 
 class CalibratedRoIHeadMixin:
@@ -77,10 +77,10 @@ class CalibratedTwoStageDetector(CalibrationStageMixin, TwoStageDetector):
         **kwargs: Any,
     ) -> None:
         roi_head = copy.deepcopy(dict(roi_head))
-        roi_head['type'] = calibrated_roi_head(_class_of(roi_head['type']))
+        roi_head['type'] = calibrated_roi_head(registered_class(roi_head['type']))
         heads = roi_head['bbox_head']
         for head in heads if isinstance(heads, (list, tuple)) else [heads]:
-            head['type'] = calibrated(_class_of(head['type']))
+            head['type'] = calibrated(registered_class(head['type']))
             if class_prior is not None:
                 head['loss_cls'] = _grw_loss(head.get('loss_cls', {}), class_prior, exp_scale)
         super().__init__(roi_head=roi_head, **kwargs)
@@ -125,13 +125,6 @@ def calibrated_roi_head(roi_head: type) -> type:
     if issubclass(roi_head, CalibratedRoIHeadMixin):
         return roi_head
     return type(f'DisAlign{roi_head.__name__}', (CalibratedRoIHeadMixin, roi_head), {})
-
-
-def _class_of(kind: Any) -> type:
-    cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    if cls is None:
-        raise KeyError(f'{kind!r} is not registered in mmdet')
-    return cls
 
 
 def _grw_loss(loss: dict, class_prior: PriorLike, exp_scale: float) -> dict:
