@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+from mmengine.registry import DefaultScope
 
 REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_default_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts without a default scope, as a new process does.
+
+    mmengine keeps the scope of the last Runner for the rest of the process, so a test that left
+    mmdet's behind decided which library's classes an mmseg test after it got.
+    """
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
 
 
 @pytest.fixture(scope='session')
