@@ -6,21 +6,15 @@ import argparse
 from collections.abc import Callable
 
 import inference
+import iteration
 import lvis_eval
 from stage2 import BENCH, Stage2
 
-from mmdisalign.analysis.tables import SUMMARY
+from mmdisalign.analysis import tables
 from mmdisalign.engine.commands import run_tool
 
-LVIS_VALUES = ('AP', 'APr', 'APc', 'APf', 'fixed_AP')
-CAMVID = Stage2('camvid', 'iter_150.pth', 0.6, {name: name for name in SUMMARY})
-FACADE = Stage2(
-    'facade',
-    'iter_200.pth',
-    0.4,
-    {f'{kind} {v}': f'{kind}_{v}' for kind in ('bbox', 'segm') for v in LVIS_VALUES},
-    factor=100,
-)
+CAMVID = Stage2('camvid', 'iter_150.pth', 0.6, tables.SEGMENTATION)
+FACADE = Stage2('facade', 'iter_200.pth', 0.4, tables.DETECTION)
 
 
 def camvid(args: argparse.Namespace) -> str:
@@ -33,6 +27,7 @@ def camvid(args: argparse.Namespace) -> str:
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], str]] = {
     'inference': lambda args: inference.run(),
+    'iteration': lambda args: iteration.run(),
     'camvid': camvid,
     'facade': lambda args: FACADE.run(args.seeds, args.exp_scale),
     'lvis_eval': lambda args: lvis_eval.run(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from mmdisalign.analysis import markdown_table
+from mmdisalign.analysis import Evaluation, summary_table
 from mmdisalign.engine.commands import run_tool
 
 REPO = Path(__file__).resolve().parent.parent
@@ -27,15 +26,13 @@ class Stage2:
             ``disalign_<name>.py`` beside this file.
         checkpoint: File name of the last checkpoint of stage 2.
         exp_scale: ρ that its documentation reports.
-        columns: Values of the metric's summary, by the column that shows them.
-        factor: What the values are multiplied with, to be per cent.
+        columns: Means of the metric's summary that the table shows.
     """
 
     name: str
     checkpoint: str
     exp_scale: float
-    columns: Mapping[str, str]
-    factor: float = 1.0
+    columns: Sequence[str]
 
     @property
     def out(self) -> Path:
@@ -54,7 +51,10 @@ class Stage2:
             rows += runs
             if len(runs) > 1:
                 rows.append(self._mean(f'DisAlign, ρ = {exp_scale}, mean', runs))
-        return f'{self.name}, validation, per cent\n\n{self._table(rows)}'
+        summaries = {name: summary for name, summary, _ in rows}
+        minutes = {name: time for name, _, time in rows if time is not None}
+        table = summary_table(summaries, self.columns, minutes)
+        return f'{self.name}, validation, per cent\n\n{table}'
 
     def _train(self, exp_scale: float, seed: int) -> tuple[str, Summary, float]:
         name = f'stage2_rho{exp_scale}_seed{seed}'
@@ -71,7 +71,7 @@ class Stage2:
         options = ['--work-dir', self.out / name, '--cfg-options']
         options.append(f'test_evaluator.result_file={file}')
         run_tool('test', self._config, checkpoint, *options, log=self.out / f'{name}_test.log')
-        return json.loads(file.read_text(encoding='utf-8'))['summary']
+        return Evaluation.load(file).summary
 
     @property
     def _config(self) -> Path:
@@ -80,17 +80,7 @@ class Stage2:
     def _mean(
         self, name: str, runs: Sequence[tuple[str, Summary, float]]
     ) -> tuple[str, Summary, float]:
-        keys = self.columns.values()
-        means = {key: statistics.mean(summary[key] for _, summary, _ in runs) for key in keys}
+        means = {
+            key: statistics.mean(summary[key] for _, summary, _ in runs) for key in self.columns
+        }
         return name, means, statistics.mean(minutes for _, _, minutes in runs)
-
-    def _table(self, rows: Sequence[tuple[str, Summary, Optional[float]]]) -> str:
-        cells = [
-            [
-                name,
-                *(f'{self.factor * summary[key]:.2f}' for key in self.columns.values()),
-                '' if minutes is None else f'{minutes:.1f}',
-            ]
-            for name, summary, minutes in rows
-        ]
-        return markdown_table(['', *self.columns, 'minutes'], cells)

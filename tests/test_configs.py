@@ -37,7 +37,7 @@ def write_annotations(path: Path, num_classes: int) -> None:
     """An annotation file with an instance of each class."""
     categories = [dict(id=i + 1, name=str(i)) for i in range(num_classes)]
     annotations = [dict(id=i, image_id=0, category_id=i + 1) for i in range(num_classes)]
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(images=[], categories=categories, annotations=annotations)))
 
 
@@ -120,16 +120,24 @@ def test_the_docs_lines_calibrate_other_detectors(
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name not in LVIS])
-def test_every_segmentor_config_builds(
+def test_every_other_config_builds(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'work_dirs/demo').mkdir(parents=True)
-    (tmp_path / 'work_dirs/demo/prior.json').write_text(json.dumps(list(range(12, 0, -1))))
+    demo = tmp_path / 'work_dirs/demo'
+    for split in ('train', 'val'):
+        path = demo / f'instances/scenes/annotations/scenes_{split}.json'
+        write_annotations(path, 11)
+    (demo / 'segmentation').mkdir()
+    (demo / 'segmentation/prior.json').write_text(json.dumps(list(range(12, 0, -1))))
     cfg = Config.fromfile(REPO / 'configs' / name)
     model = build(cfg)
-    assert model.decode_head.num_classes == (150 if 'ade20k' in name else 12)
-    METRICS.build(cfg.val_evaluator)
+    if cfg.default_scope == 'mmdet':
+        assert model.roi_head.bbox_head.num_classes == 11
+    else:
+        assert model.decode_head.num_classes == (150 if 'ade20k' in name else 12)
+    if not name.startswith('demo/mask'):
+        METRICS.build(cfg.val_evaluator)
 
 
 @pytest.mark.parametrize('name', ADE20K)

@@ -270,9 +270,9 @@ def test_result_file_holds_the_ap_per_class(content: dict, write: Callable, tmp_
     assert sorted(result['groups']) == ['body', 'c', 'f', 'head', 'r', 'tail']
     assert result['frequencies'] == pytest.approx([0.6, 1 / 3, 1 / 15])
     for name in ('bbox_AP', 'segm_AP', 'bbox_fixed_AP', 'segm_fixed_AP'):
-        assert result[name] == [pytest.approx(AP_A, abs=1e-6), AP_B, None]
+        assert result['per_class'][name] == [pytest.approx(100 * AP_A, abs=1e-4), 100 * AP_B, None]
     assert result['summary']['bbox_APm'] is None
-    assert result['summary']['segm_AP'] == pytest.approx(values['lvis/segm_AP'], abs=1e-6)
+    assert result['summary']['segm_AP'] == pytest.approx(100 * values['lvis/segm_AP'], abs=1e-4)
 
 
 # Agreement with other implementations, on the sample that ships with lvis-api.

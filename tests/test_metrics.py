@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmdisalign.analysis import group_means
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.segmentation import LongTailIoUMetric
-from mmdisalign.segmentation.metrics import group_means
 
 GROUPS = dict(head=[0], body=[1], tail=[2, 3])
 PRIOR = dict(source=[80, 15, 5, 1], groups=GROUPS)
@@ -65,8 +65,8 @@ def test_result_file_holds_the_values_per_class(tmp_path: Path) -> None:
     metrics = evaluate([0, 1, 2, 2], [0, 1, 2, 0], result_file=str(path))
     result = json.loads(path.read_text())
     assert result['classes'] == list(META['classes'])
-    assert result['IoU'] == [50, 100, 50, None]
-    assert result['Acc'] == [50, 100, 100, None]
+    assert result['per_class']['IoU'] == [50, 100, 50, None]
+    assert result['per_class']['Acc'] == [50, 100, 100, None]
     assert result['groups'] == GROUPS
     assert result['summary']['mTailIoU'] == metrics['mTailIoU']
 

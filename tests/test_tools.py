@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from project import environment, kill_after_first_checkpoint, run
 
 from mmdisalign.data.scenes import SceneSpec, write_ade20k
 
@@ -53,25 +52,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), root / 'stage1.pth')
     return root
-
-
-def environment(repo: Path) -> dict[str, str]:
-    path = os.pathsep.join([str(repo), os.environ.get('PYTHONPATH', '')])
-    return {**os.environ, 'PYTHONPATH': path, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'}
-
-
-def run(repo: Path, project: Path, *command: object, ok: bool = True) -> str:
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=project,
-        env=environment(repo),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert (done.returncode == 0) is ok, done.stdout[-4000:]
-    return done.stdout
 
 
 def train(repo: Path, project: Path, work_dir: str, *arguments: object, **kwargs) -> str:
@@ -144,20 +124,8 @@ def test_two_processes_reach_the_parameters_of_one(repo, project, trained) -> No
 def test_resuming_after_kill_9_ends_with_the_parameters_of_an_unbroken_run(
     repo, project, trained
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, repo / 'tools/train.py', 'stage2.py', '--work-dir', 'killed'],
-        cwd=project,
-        env=environment(repo),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    marker, deadline = project / 'killed/last_checkpoint', time.time() + 120
-    while not marker.exists() and time.time() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert marker.exists()
+    command = [sys.executable, repo / 'tools/train.py', 'stage2.py']
+    kill_after_first_checkpoint(repo, project, 'killed', *command)
     assert not (project / f'killed/iter_{MAX_ITERS}.pth').exists()
     output = train(repo, project, 'killed', '--resume')
     assert 'resumed epoch' in output

@@ -3,77 +3,167 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmdisalign import config_path
-from mmdisalign.analysis import SegmentationResult, class_table, summary_table
-from mmdisalign.analysis.figures import plot_iou_by_frequency
-from mmdisalign.data.scenes import SceneSpec, write_ade20k
+from mmdisalign.analysis import Evaluation, class_table, summary_table, tables
+from mmdisalign.analysis.figures import plot_by_frequency
+from mmdisalign.data.scenes import SceneSpec, write_ade20k, write_lvis
 from mmdisalign.engine.commands import run_tool
 
-CONFIGS = {
-    'stage1': config_path('demo/fcn_r18_scenes-96x96.py'),
-    'stage2': config_path('demo/disalign_fcn_r18_scenes-96x96.py'),
-}
-CHECKPOINTS = {'stage1': 'iter_600.pth', 'stage2': 'iter_150.pth'}
-SPLITS = ('train', 'val', 'test')
-DEFAULT_OUT = Path('work_dirs/demo')
+NUM_TRAIN, NUM_VAL = 880, 220
+
+
+@dataclass(frozen=True)
+class Task:
+    """One half of the demo.
+
+    Attributes:
+        name: What is trained.
+        library: What it needs.
+        config: Stage-1 config below ``configs/demo``; that of stage 2 has ``disalign_`` in front.
+        iterations: Of stage 1 and stage 2.
+        write: Writes the scenes in the task's format.
+        prior: Class statistics, below the scenes; None if they are counted from the annotations.
+        metric: Options of the evaluator that tells groups apart.
+        columns: Means that the summary shows.
+        value: Value per class that the figure shows.
+        mean: Its mean.
+    """
+
+    name: str
+    library: str
+    config: str
+    iterations: tuple[int, int]
+    write: Callable[..., Path]
+    prior: str | None
+    metric: dict[str, str]
+    columns: tuple[str, ...]
+    value: str
+    mean: str
+
+
+TASKS = (
+    Task(
+        name='segmentation',
+        library='mmseg',
+        config='fcn_r18_scenes-96x96.py',
+        iterations=(600, 150),
+        write=write_ade20k,
+        prior=None,
+        metric={'type': 'mmdisalign.segmentation.LongTailIoUMetric'},
+        columns=tables.SEGMENTATION,
+        value='IoU',
+        mean='mIoU',
+    ),
+    Task(
+        name='instances',
+        library='mmdet',
+        config='mask-rcnn_r18_fpn_scenes-96x96.py',
+        iterations=(400, 200),
+        write=write_lvis,
+        prior='annotations/scenes_train.json',
+        metric={'ann_file': 'annotations/scenes_val.json'},
+        columns=tables.DETECTION,
+        value='segm_AP',
+        mean='segm_AP',
+    ),
+)
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    names = [task.name for task in TASKS]
+    parser.add_argument(
+        'tasks', nargs='*', metavar='TASK', help=f'{", ".join(names)}; default: all'
+    )
     parser.add_argument('--seed', type=int, default=0, help='seed of the scenes and of training')
-    parser.add_argument('--out', type=Path, default=DEFAULT_OUT, help='where to write')
-    return parser.parse_args()
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/demo'), help='where to write')
+    args = parser.parse_args()
+    if unknown := set(args.tasks) - set(names):
+        parser.error(f'no such task: {", ".join(sorted(unknown))}')
+    return args
 
 
-def options(out: Path, stage: str, seed: int) -> list[str]:
-    """Tell a config where the demo runs, and with which seed, unless it is where configs expect."""
-    if (out, seed) == (DEFAULT_OUT, 0):
-        return []
-    chosen = [f'{split}_dataloader.dataset.data_root={out}/scenes' for split in SPLITS]
-    chosen.append(f'randomness.seed={seed}')
-    if stage == 'stage2':
-        parts = ('model', 'val_evaluator', 'test_evaluator')
-        chosen += [f'{part}.class_prior={out}/prior.json' for part in parts]
-        chosen.append(f'load_from={out}/stage1/{CHECKPOINTS["stage1"]}')
-    return ['--cfg-options', *chosen]
+@dataclass(frozen=True)
+class Demo:
+    """A task, with the place and the seed of its run."""
 
+    task: Task
+    out: Path
+    seed: int
 
-def run_stage(out: Path, stage: str, seed: int) -> SegmentationResult:
-    """Train and evaluate a stage."""
-    folder, chosen = out / stage, options(out, stage, seed)
-    # --resume: a demo that was interrupted goes on, and one that is complete only reports.
-    train = [CONFIGS[stage], '--work-dir', folder, '--resume', *chosen]
-    run_tool('train', *train, log=out / f'{stage}_train.log')
-    metric = {
-        'type': 'mmdisalign.segmentation.LongTailIoUMetric',
-        'class_prior': out / 'prior.json',
-        'result_file': folder / 'result.json',
-    }
-    chosen = chosen or ['--cfg-options']
-    chosen += [f'test_evaluator.{key}={value}' for key, value in metric.items()]
-    test = [CONFIGS[stage], folder / CHECKPOINTS[stage], '--work-dir', folder, *chosen]
-    run_tool('test', *test, log=out / f'{stage}_test.log')
-    return SegmentationResult.load(folder / 'result.json')
+    @property
+    def scenes(self) -> Path:
+        return self.out / 'scenes'
+
+    @property
+    def prior(self) -> Path:
+        return self.scenes / self.task.prior if self.task.prior else self.out / 'prior.json'
+
+    def run(self) -> None:
+        """Train, calibrate and report."""
+        print(f'\nSynthetic long-tailed scenes, {self.task.name}: {self.scenes}')
+        self.task.write(
+            SceneSpec(seed=self.seed), self.scenes, num_train=NUM_TRAIN, num_val=NUM_VAL
+        )
+        if not self.task.prior:
+            count = [self._config(1), '--out', self.prior, '--cfg-options', *self._common()]
+            run_tool('class_prior', *count, log=self.out / 'prior.log')
+        before, after = self._stage(1), self._stage(2)
+        print(f'\n{class_table(before, after)}\n')
+        summaries = {'stage 1': before.summary, 'DisAlign': after.summary}
+        print(summary_table(summaries, self.task.columns))
+        figure = self.out / 'by_frequency.png'
+        plot_by_frequency(before, after, figure, value=self.task.value, mean=self.task.mean)
+        print(f'\nBefore and after, per class: {figure.resolve()}', flush=True)
+
+    def _stage(self, stage: int) -> Evaluation:
+        """Train and evaluate a stage."""
+        result = self.out / f'stage{stage}' / 'result.json'
+        metric = {**self.task.metric, 'class_prior': self.prior, 'result_file': result}
+        if 'ann_file' in metric:
+            metric['ann_file'] = self.scenes / metric['ann_file']
+        options = ['--work-dir', result.parent, '--cfg-options', *self._common()]
+        for evaluator in ('val_evaluator', 'test_evaluator'):
+            options += [f'{evaluator}.{key}={value}' for key, value in metric.items()]
+        # test.py evaluates; a loop evaluates at its end too, unless that is before it may begin.
+        options.append('train_cfg.val_begin=1000000')
+        if stage == 2:
+            options += [f'load_from={self._checkpoint(1)}', f'model.class_prior={self.prior}']
+        # --resume: a demo that was interrupted goes on, and one that is complete only reports.
+        train = [self._config(stage), '--resume', *options]
+        run_tool('train', *train, log=self.out / f'stage{stage}_train.log')
+        test = [self._config(stage), self._checkpoint(stage), *options]
+        run_tool('test', *test, log=self.out / f'stage{stage}_test.log')
+        return Evaluation.load(result)
+
+    def _common(self) -> list[str]:
+        splits = ('train', 'val', 'test')
+        roots = [f'{split}_dataloader.dataset.data_root={self.scenes}' for split in splits]
+        return [*roots, f'randomness.seed={self.seed}']
+
+    def _config(self, stage: int) -> Path:
+        return config_path(f'demo/{"disalign_" if stage == 2 else ""}{self.task.config}')
+
+    def _checkpoint(self, stage: int) -> Path:
+        return self.out / f'stage{stage}' / f'iter_{self.task.iterations[stage - 1]}.pth'
 
 
 def main() -> None:
     """Run the demo."""
     args = parse_args()
-    out = args.out
-    print(f'Synthetic long-tailed scenes: {out / "scenes"}')
-    write_ade20k(SceneSpec(seed=args.seed), out / 'scenes', num_train=880, num_val=220)
-    count = [CONFIGS['stage1'], '--out', out / 'prior.json', *options(out, 'stage1', args.seed)]
-    run_tool('class_prior', *count, log=out / 'prior.log')
-    before = run_stage(out, 'stage1', args.seed)
-    after = run_stage(out, 'stage2', args.seed)
-    print(f'\n{class_table(before, after)}\n')
-    print(summary_table({'stage 1': before.summary, 'DisAlign': after.summary}))
-    figure = out / 'iou_by_frequency.png'
-    plot_iou_by_frequency(before, after, figure)
-    print(f'\nIoU per class, before and after: {figure.resolve()}')
+    for task in TASKS:
+        if args.tasks and task.name not in args.tasks:
+            continue
+        if importlib.util.find_spec(task.library):
+            Demo(task, args.out / task.name, args.seed).run()
+        else:
+            print(f'\n{task.name}: left out, {task.library} is not installed')
 
 
 if __name__ == '__main__':

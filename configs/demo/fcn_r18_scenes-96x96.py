@@ -1,7 +1,7 @@
 # Stage 1 on the synthetic scenes of tools/demo.py: mmseg's FCN on a ResNet-18 of a quarter of the
 # width.
 _base_ = ['mmseg::_base_/models/fcn_r50-d8.py', 'mmseg::_base_/default_runtime.py']
-data_root = 'work_dirs/demo/scenes'
+data_root = 'work_dirs/demo/segmentation/scenes'
 classes = __import__('mmdisalign.data.scenes', fromlist=['scenes']).SceneSpec().classes
 model = dict(
     pretrained=None,

@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
-from .results import SegmentationResult
+from .results import Evaluation
 
-SUMMARY = ('mIoU', 'mAcc', 'mHeadIoU', 'mBodyIoU', 'mTailIoU', 'mHeadAcc', 'mBodyAcc', 'mTailAcc')
+SEGMENTATION = (
+    'mIoU',
+    'mAcc',
+    'mHeadIoU',
+    'mBodyIoU',
+    'mTailIoU',
+    'mHeadAcc',
+    'mBodyAcc',
+    'mTailAcc',
+)
+DETECTION = tuple(
+    f'{kind}_{name}'
+    for kind in ('bbox', 'segm')
+    for name in ('AP', 'APr', 'APc', 'APf', 'fixed_AP')
+)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -29,36 +43,36 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def summary_table(
     summaries: Mapping[str, Mapping[str, Optional[float]]],
+    columns: Sequence[str],
     minutes: Optional[Mapping[str, float]] = None,
 ) -> str:
-    """A row per evaluation, with the means over all, head, body and tail classes, in per cent.
+    """A row per evaluation, with some of its means, in per cent.
 
     Args:
-        summaries: ``SegmentationResult.summary`` by the name of its row.
+        summaries: ``Evaluation.summary`` by the name of its row.
+        columns: Names of the means.
         minutes: How long it took to get there, by the name of the row.
     """
-    header = ['', *SUMMARY, *(['minutes'] if minutes else [])]
+    header = ['', *(name.replace('_', ' ') for name in columns), *(['minutes'] if minutes else [])]
     rows = []
     for name, summary in summaries.items():
-        row = [name, *(_percent(summary[key], 2) for key in SUMMARY)]
+        row = [name, *(_percent(summary[key], 2) for key in columns)]
         if minutes:
             row.append(f'{minutes[name]:.1f}' if name in minutes else '')
         rows.append(row)
     return markdown_table(header, rows)
 
 
-def class_table(before: SegmentationResult, after: SegmentationResult) -> str:
-    """A row per class, from the most to the least frequent, with IoU and Acc before and after."""
-    header = ['class', 'group', 'share %', 'IoU before', 'IoU after', 'Acc before', 'Acc after']
-    rows = [
-        [
-            before.classes[i],
-            before.group_of(i),
-            f'{100 * before.frequencies[i]:.2f}',
-            *(_percent(values[i]) for values in (before.iou, after.iou, before.acc, after.acc)),
-        ]
-        for i in before.order
-    ]
+def class_table(before: Evaluation, after: Evaluation) -> str:
+    """A row per class, from the most to the least frequent, with its values before and after."""
+    names = [name for name in before.per_class if name in after.per_class]
+    header = ['class', 'group', 'share %']
+    header += [f'{name.replace("_", " ")} {when}' for name in names for when in ('before', 'after')]
+    rows = []
+    for i in before.order:
+        values = [_percent(own.per_class[name][i]) for name in names for own in (before, after)]
+        share = '-' if before.frequencies is None else f'{100 * before.frequencies[i]:.2f}'
+        rows.append([before.classes[i], before.group_of(i), share, *values])
     return markdown_table(header, rows)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -16,6 +15,7 @@ from mmengine.logging import MMLogger, print_log
 from pycocotools import mask as mask_utils
 from terminaltables import AsciiTable
 
+from ..analysis import Evaluation
 from ..calibration import ClassPrior, PriorLike
 from . import lvis_eval, lvis_reference
 from .lvis_eval import Curves, GroundTruth, Regions, as_objects
@@ -57,8 +57,8 @@ class LongTailLVISMetric(BaseMetric):
             classes of the annotation file. Default: None, no such groups.
         backend: ``'faster_coco_eval'`` or ``'lvis'``, the slow reference, which reads local LVIS
             files only. Default: ``'faster_coco_eval'``.
-        result_file: Where to write the means, the AP per class and the groups, as JSON.
-            Default: None.
+        result_file: Where to write the means and the AP per class, in per cent, and the groups,
+            as JSON. Default: None.
         backend_args: Of mmengine's file backend, to read ``ann_file``. Default: None.
         kwargs: Arguments of mmengine's ``BaseMetric``.
 
@@ -228,17 +228,14 @@ class LongTailLVISMetric(BaseMetric):
         print_log(f'\n{AsciiTable(table).table}', MMLogger.get_current_instance())
 
     def _write(self, summary: Mapping[str, float], per_class: Mapping[str, list[float]]) -> None:
-        prior = self.class_prior
-        content = {
-            'summary': {key: _or_none(mean) for key, mean in summary.items()},
-            'classes': self.classes,
-            'groups': self.groups,
-            'frequencies': None if prior is None else prior.frequencies.tolist(),
-            **{key: [_or_none(ap) for ap in values] for key, values in per_class.items()},
-        }
-        path = Path(self.result_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+        shares = None if self.class_prior is None else self.class_prior.frequencies.tolist()
+        Evaluation(
+            {key: 100 * mean for key, mean in summary.items()},
+            self.classes,
+            self.groups,
+            shares,
+            {key: [100 * ap for ap in values] for key, values in per_class.items()},
+        ).save(self.result_file)
 
 
 def category_of_labels(classes: Sequence[str], ground_truth: GroundTruth) -> np.ndarray:
@@ -380,8 +377,3 @@ def _mean_over_ious(ap: np.ndarray) -> list[float]:
 def _mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float('nan')
-
-
-def _or_none(value: float) -> Optional[float]:
-    """NaN is not JSON."""
-    return None if np.isnan(value) else round(float(value), 6)

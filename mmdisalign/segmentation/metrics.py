@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import numpy as np
@@ -13,24 +11,9 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from prettytable import PrettyTable
 
+from ..analysis import Evaluation, group_means
 from ..calibration import ClassPrior, PriorLike
 from ..calibration.groups import GROUP_NAMES
-
-
-def group_means(values: Sequence[float], groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """Mean of a per-class value over each group; NaN, for a class that does not occur, is left out.
-
-    Args:
-        values: One value per class, shape (C,).
-        groups: Class indices by group name.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    means = {}
-    for name, members in groups.items():
-        known = values[list(members)]
-        known = known[~np.isnan(known)]
-        means[name] = float(known.mean()) if known.size else float('nan')
-    return means
 
 
 @METRICS.register_module()
@@ -92,18 +75,6 @@ class LongTailIoUMetric(IoUMetric):
         print_log(f'\n{table}', MMLogger.get_current_instance())
 
     def _write(self, metrics: Mapping[str, float], per_class: Mapping[str, np.ndarray]) -> None:
-        content = {
-            'summary': {name: _or_none(value) for name, value in metrics.items()},
-            'classes': list(self.dataset_meta['classes']),
-            'groups': self.class_prior.groups,
-            'frequencies': self.class_prior.frequencies.tolist(),
-            **{name: [_or_none(value) for value in values] for name, values in per_class.items()},
-        }
-        path = Path(self.result_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
-
-
-def _or_none(value: float) -> Optional[float]:
-    """NaN is not JSON."""
-    return None if np.isnan(value) else round(float(value), 4)
+        prior = self.class_prior
+        classes, shares = list(self.dataset_meta['classes']), prior.frequencies.tolist()
+        Evaluation(metrics, classes, prior.groups, shares, per_class).save(self.result_file)

@@ -1,0 +1,102 @@
+"""train.py, test.py and the launchers on a detector, in a project outside the checkout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from project import kill_after_first_checkpoint, run
+
+from mmdisalign.data.scenes import SceneSpec, write_lvis
+
+MAX_ITERS = 12
+STAGE_1 = """
+_base_ = __import__('mmdisalign').config_path('demo/mask-rcnn_r18_fpn_scenes-96x96.py')
+train_dataloader = dict(batch_size=2, dataset=dict(data_root='scenes/'))
+val_dataloader = test_dataloader = dict(dataset=dict(data_root='scenes/'))
+val_evaluator = test_evaluator = dict(ann_file='scenes/annotations/scenes_val.json')
+"""
+STAGE_2 = """
+_base_ = ['stage1.py', __import__('mmdisalign').config_path('_base_/disalign_det.py')]
+model = dict(_base_.disalign.model, class_prior='scenes/annotations/scenes_train.json')
+train_cfg, optim_wrapper, param_scheduler, default_hooks, log_processor = (
+    _base_.disalign.short_schedule)
+load_from = 'stage1.pth'
+
+train_cfg.update(max_iters=12, val_interval=1000)
+default_hooks.checkpoint.interval = 4
+"""
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project outside the checkout: data, a stage-1 model, configs that inherit ours."""
+    root = tmp_path_factory.mktemp('project')
+    write_lvis(SceneSpec(), root / 'scenes', num_train=88, num_val=4)
+    (root / 'stage1.py').write_text(STAGE_1)
+    (root / 'stage2.py').write_text(STAGE_2)
+    cfg = Config.fromfile(root / 'stage1.py')
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), root / 'stage1.pth')
+    return root
+
+
+@pytest.fixture(scope='module')
+def trained(repo: Path, project: Path) -> str:
+    """Work directory of a run of two processes that was killed and resumed."""
+    command = ['bash', repo / 'tools/dist_train.sh', 'stage2.py', 2]
+    kill_after_first_checkpoint(repo, project, 'two', *command)
+    assert not (project / f'two/iter_{MAX_ITERS}.pth').exists()
+    output = run(repo, project, *command, '--work-dir', 'two', '--resume')
+    assert 'resumed epoch' in output
+    return 'two'
+
+
+def test_a_killed_run_of_two_processes_resumes_and_trains_the_calibration_alone(
+    project: Path, trained: str
+) -> None:
+    before = torch.load(project / 'stage1.pth')['state_dict']
+    path = project / trained / f'iter_{MAX_ITERS}.pth'
+    after = torch.load(path, weights_only=False)['state_dict']
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    added = [value for key, value in after.items() if key not in before]
+    assert len(added) == 4
+    assert all(value.any() for value in added)
+
+
+def test_our_test_and_mmdets_own_agree(repo: Path, project: Path, trained: str) -> None:
+    import mmdet
+
+    theirs = Path(mmdet.__file__).parent / '.mim/tools/test.py'
+    results = []
+    for name, tool in {'ours': repo / 'tools/test.py', 'theirs': theirs}.items():
+        option = f'test_evaluator.result_file={name}.json'
+        checkpoint = f'{trained}/iter_{MAX_ITERS}.pth'
+        run(repo, project, sys.executable, tool, 'stage2.py', checkpoint, '--cfg-options', option)
+        results.append(json.loads((project / f'{name}.json').read_text()))
+    assert results[0] == results[1]
+    assert {'bbox_APr', 'segm_APr', 'segm_fixed_AP'} < set(results[0]['summary'])
+
+
+def test_mmdets_own_train_runs_the_config(repo: Path, project: Path) -> None:
+    import mmdet
+
+    tool = Path(mmdet.__file__).parent / '.mim/tools/train.py'
+    options = ['--work-dir', 'stock', '--cfg-options', 'train_cfg.max_iters=2']
+    run(repo, project, sys.executable, tool, 'stage2.py', *options)
+    assert (project / 'stock/iter_2.pth').exists()
+
+
+def test_a_missing_annotation_file_is_named(repo: Path, project: Path) -> None:
+    options = ['--cfg-options', 'train_dataloader.dataset.ann_file=nowhere.json']
+    command = [sys.executable, repo / 'tools/train.py', 'stage2.py', *options]
+    output = run(repo, project, *command, ok=False)
+    assert 'nowhere.json' in output
+    assert 'System environment' not in output
