@@ -1,6 +1,7 @@
 # Stage 2 of ../shared/bench/facade_stage1.py, which needs its own folder on PYTHONPATH.
 _base_ = ['../../shared/bench/facade_stage1.py', '../configs/_base_/disalign_det.py']
-annotations = '../shared/data/facade/annotations/'
+shared = '{{ fileDirname }}/../../shared/'
+annotations = shared + 'data/facade/annotations/'
 # exp_scale and the schedule were chosen on the validation images: see benchmarks/README.md.
 model = dict(
     _base_.disalign.model,
@@ -19,4 +20,4 @@ val_evaluator = test_evaluator = dict(
     metric=['bbox', 'segm'],
     fixed_ap=True,
 )
-load_from = '../shared/bench/facade_stage1.pth'
+load_from = shared + 'bench/facade_stage1.pth'

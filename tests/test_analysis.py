@@ -55,7 +55,7 @@ def test_markdown_table_aligns_numbers_to_the_right() -> None:
 
 
 def test_class_table_goes_from_frequent_to_rare(result: Evaluation) -> None:
-    rows = class_table(result, result).splitlines()[2:]
+    rows = class_table(result, result, ['IoU', 'Acc']).splitlines()[2:]
     assert [row.split('|')[1].strip() for row in rows] == ['common', 'some', 'rare']
     cells = [cell.strip() for cell in rows[2].split('|')[1:-1]]
     assert cells == ['rare', 'tail', '10.00', '-', '-', '10.0', '10.0']

@@ -100,3 +100,32 @@ def test_a_missing_annotation_file_is_named(repo: Path, project: Path) -> None:
     output = run(repo, project, *command, ok=False)
     assert 'nowhere.json' in output
     assert 'System environment' not in output
+
+
+def test_a_checkpoint_of_80_classes_stops_training_with_the_classes_named(
+    repo: Path, project: Path
+) -> None:
+    state = torch.load(project / 'stage1.pth')['state_dict']
+    state['roi_head.bbox_head.fc_cls.weight'] = torch.zeros(81, 128)
+    state['roi_head.bbox_head.fc_cls.bias'] = torch.zeros(81)
+    torch.save(dict(state_dict=state), project / 'foreign.pth')
+    options = ['--work-dir', 'foreign', '--cfg-options', 'load_from=foreign.pth']
+    command = [sys.executable, repo / 'tools/train.py', 'stage2.py', *options]
+    output = run(repo, project, *command, ok=False)
+    assert 'the checkpoint has 80 classes, the config 11' in output
+    assert 'Iter(train)' not in output
+
+
+def test_two_processes_train_and_resume_the_facade_benchmark(
+    repo: Path, project: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('PYTHONPATH', str(shared / 'bench'))
+    launch = ['bash', repo / 'tools/dist_train.sh', repo / 'benchmarks/disalign_facade.py', 2]
+    options = ['--work-dir', 'facade', '--resume', '--cfg-options']
+    # Few proposals of small images: what is tested is the launching, not the result.
+    options += ['train_dataloader.batch_size=1', 'default_hooks.checkpoint.interval=1']
+    options += ['model.train_cfg.rcnn.sampler.num=64', 'train_cfg.val_begin=1000000']
+    run(repo, project, *launch, *options, 'train_cfg.max_iters=2')
+    output = run(repo, project, *launch, *options, 'train_cfg.max_iters=3')
+    assert 'resumed epoch' in output
+    assert (project / 'facade/iter_3.pth').exists()

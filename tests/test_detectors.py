@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import mmdet
 import numpy as np
 import pytest
 import torch
+from mmdet.models.losses import CrossEntropyLoss
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
@@ -22,6 +24,8 @@ from mmengine.structures import InstanceData
 import mmdisalign.detection  # noqa: F401
 from mmdisalign.calibration import CosineLinear
 from mmdisalign.detection import calibrated, calibrated_classifier
+from mmdisalign.detection.detectors import calibrated_roi_head
+from mmdisalign.detection.losses import GRWCrossEntropyLoss
 
 PRIOR = [50, 30, 15, 4, 1]
 NAMES = {
@@ -29,6 +33,7 @@ NAMES = {
     'mask': 'mask-rcnn_r50_fpn.py',
     'cascade': 'cascade-rcnn_r50_fpn.py',
     'cascade mask': 'cascade-mask-rcnn_r50_fpn.py',
+    'cascade htc': '../../htc/htc-without-semantic_r50_fpn_1x_coco.py',
 }
 
 
@@ -50,8 +55,9 @@ def stage1_cfg(name: str) -> ConfigDict:
             roi[key].out_channels = 16
     for head in roi.bbox_head if isinstance(roi.bbox_head, list) else [roi.bbox_head]:
         head.update(in_channels=16, fc_out_channels=32, num_classes=5)
-    if 'mask_head' in roi:
-        roi.mask_head.update(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=5)
+    masks = roi.get('mask_head', [])
+    for head in masks if isinstance(masks, list) else [masks]:
+        head.update(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=5)
     model.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=50)
     rcnn = model.train_cfg.rcnn
     for cfg in rcnn if isinstance(rcnn, list) else [rcnn]:
@@ -148,7 +154,7 @@ def test_stage_2_computes_classification_alone(name: str) -> None:
     assert ran
     assert all(key.endswith('loss_cls') and 'rpn' not in key for key in ran)
     # Testing still has masks.
-    assert model.eval().roi_head.with_mask is ('mask' in name)
+    assert model.eval().roi_head.with_mask is (name in ('mask', 'cascade mask', 'cascade htc'))
 
 
 def test_what_is_frozen_stays_in_eval_mode_and_out_of_autograd() -> None:
@@ -178,6 +184,37 @@ def test_joint_stage_trains_everything() -> None:
     _, model = build_pair('mask', stage='joint')
     assert {'loss_rpn_cls', 'loss_cls', 'loss_bbox', 'loss_mask'} <= set(train(model, lr=1e-4))
     assert all(p.requires_grad for n, p in model.named_parameters() if 'calibration' in n)
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if 'cascade' in name])
+def test_each_stage_of_a_cascade_gets_the_boxes_that_the_one_before_refined(name: str) -> None:
+    _, model = build_pair(name)
+    refined = []
+
+    def counted(refine_bboxes: Callable) -> Callable:
+        return lambda *args, **kwargs: refined.append(1) or refine_bboxes(*args, **kwargs)
+
+    for head in model.roi_head.bbox_head:
+        head.refine_bboxes = counted(head.refine_bboxes)
+    train(model)
+    assert len(refined) == 2 * 2  # before the second and the third stage, in two iterations
+
+
+# mmdet's own HTC fails without a proposal, as soon as its mask branch does not refine the boxes.
+@pytest.mark.parametrize('name', [name for name in NAMES if name != 'cascade htc'])
+def test_without_a_proposal_every_calibration_still_has_a_gradient_for_ddp(name: str) -> None:
+    _, model = build_pair(name)
+    model._proposals = lambda features, samples: [
+        InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
+        for _ in samples
+    ]
+    data = model.train().data_preprocessor(batch(), True)
+    for sample in data['data_samples']:
+        sample.gt_instances = sample.gt_instances[:0]
+    losses = model.loss(data['inputs'], data['data_samples'])
+    sum(value for key, value in losses.items() if 'loss' in key).backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert trained and all(p.grad is not None and not p.grad.any() for p in trained)
 
 
 def test_no_proposals_forward_and_backward() -> None:
@@ -226,22 +263,56 @@ def test_cosine_scores_are_scaled_cosines() -> None:
 
 
 def test_grw_loss_of_a_bbox_head_by_hand() -> None:
-    # Weights 0.4 and 1.6 for the foreground (see test_losses), 1 for background; equal scores.
+    # Weights 0.4 and 1.6 for the foreground (see test_losses), 1 for background.
     loss = MODELS.build(dict(type='GRWCrossEntropyLoss', class_prior=[4, 1], exp_scale=1.0))
-    scores, labels = torch.zeros(4, 3), torch.tensor([0, 1, 2, 2])
-    label_weights = torch.tensor([1.0, 1, 1, 0])
     assert loss.class_weight.tolist() == pytest.approx([0.4, 1.6, 1])
-    value = loss(scores, labels, label_weights, avg_factor=3)
-    assert value == pytest.approx(math.log(3))
+    scores, labels = torch.zeros(4, 3), torch.tensor([1, 1, 0, 2])
     scores[1, 1] = 2.0
-    other = math.log(2 + math.exp(2)) - 2
+    label_weights = torch.tensor([1.0, 0.5, 1, 0])
+    equal, other = math.log(3), math.log(2 + math.exp(2)) - 2
+    # The last proposal does not count; the second counts half.
+    total = 1.6 * equal + 0.5 * 1.6 * other + 0.4 * equal
     value = loss(scores, labels, label_weights, avg_factor=3)
-    assert value == pytest.approx((0.4 * math.log(3) + 1.6 * other + math.log(3)) / 3)
+    assert value == pytest.approx(total / (1.6 + 0.5 * 1.6 + 0.4))
     by_count = MODELS.build(
         dict(type='GRWCrossEntropyLoss', class_prior=[4, 1], exp_scale=1.0, normalizer='valid')
     )
-    value = by_count(torch.zeros(4, 3), labels, label_weights, avg_factor=3)
-    assert value == pytest.approx(3 * math.log(3) / 3)
+    assert by_count(scores, labels, label_weights, avg_factor=3) == pytest.approx(total / 3)
+
+
+@pytest.mark.parametrize('kind', ['CrossEntropyLoss', 'mmdet.CrossEntropyLoss', CrossEntropyLoss])
+def test_softmax_cross_entropy_becomes_grw_however_it_is_named(kind) -> None:
+    cfg = stage1_cfg('faster')
+    cfg.roi_head.bbox_head.loss_cls = dict(type=kind, use_sigmoid=False, loss_weight=2.0)
+    options = dict(class_prior=PRIOR, exp_scale=0.5, normalizer='valid')
+    model = MODELS.build(ConfigDict(cfg, type='CalibratedTwoStageDetector', **options))
+    loss = model.roi_head.bbox_head.loss_cls
+    assert isinstance(loss, GRWCrossEntropyLoss)
+    assert (loss.exp_scale, loss.normalizer, loss.loss_weight) == (0.5, 'valid', 2.0)
+
+
+@pytest.mark.parametrize(
+    ('loss', 'named'),
+    [
+        (dict(type='FocalLoss'), 'FocalLoss'),
+        (dict(type='CrossEntropyLoss', class_weight=[1.0] * 6), 'class_weight'),
+        (dict(type='CrossEntropyLoss', use_sigmoid=True), 'use_sigmoid'),
+    ],
+)
+def test_a_loss_that_the_prior_cannot_replace_is_an_error(loss: dict, named: str) -> None:
+    cfg = stage1_cfg('faster')
+    cfg.roi_head.bbox_head.loss_cls = loss
+    with pytest.raises(ValueError, match=f'loss_cls is .*{named}'):
+        MODELS.build(ConfigDict(cfg, type='CalibratedTwoStageDetector', class_prior=PRIOR))
+
+
+def test_a_class_without_instances_is_an_error_or_as_zero_count_says() -> None:
+    cfg = ConfigDict(stage1_cfg('cascade'), type='CalibratedTwoStageDetector')
+    cfg.class_prior = [5, 4, 3, 2, 0]
+    with pytest.raises(ValueError, match='zero frequency: class 4'):
+        MODELS.build(cfg)
+    model = MODELS.build(ConfigDict(cfg, zero_count='ignore'))
+    assert model.roi_head.bbox_head[2].loss_cls.class_weight[4] == 0
 
 
 def head_cfg(**kwargs) -> dict:
@@ -254,6 +325,10 @@ def test_heads_are_registered_under_their_names() -> None:
 
 
 def test_other_heads_and_losses_are_refused_by_name() -> None:
+    with pytest.raises(
+        TypeError, match='SCNetRoIHead cannot be calibrated: it does not run without'
+    ):
+        calibrated_roi_head(MODELS.get('SCNetRoIHead'))
     with pytest.raises(TypeError, match='SABLHead cannot be calibrated: it does not build'):
         calibrated(MODELS.get('SABLHead'))
     with pytest.raises(TypeError, match='with SeesawLoss, which has score channels of its own'):

@@ -82,7 +82,7 @@ def annotation_file(frequencies: str = '') -> dict:
         {'id': i, 'image_id': image, 'category_id': category}
         for i, (image, category) in enumerate(boxes)
     ]
-    return {'images': [], 'categories': categories[::-1], 'annotations': annotations}
+    return {'images': [], 'categories': categories, 'annotations': annotations}
 
 
 @pytest.mark.parametrize(('unit', 'counts'), [('instances', [3, 1, 0]), ('images', [2, 1, 0])])
@@ -294,3 +294,15 @@ def test_same_names_in_another_order_are_a_mistake() -> None:
         prior.check_classes(['sky', 'wall', 'car', 'cat', 'flag'])
     with pytest.raises(ValueError, match='5 classes, but the data set has 2'):
         prior.check_classes(NAMES[:2])
+
+
+def test_annotation_files_are_counted_in_their_own_order_as_mmdet_labels_them(tmp_path) -> None:
+    content = dict(
+        images=[],
+        categories=[dict(id=2, name='b'), dict(id=1, name='a')],
+        annotations=[dict(id=i, image_id=i, category_id=c) for i, c in enumerate([2, 2, 2, 1])],
+    )
+    (tmp_path / 'train.json').write_text(json.dumps(content))
+    prior = ClassPrior.build(tmp_path / 'train.json')
+    assert prior.classes == ('b', 'a')
+    assert prior.counts.tolist() == [3, 1]

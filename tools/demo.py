@@ -30,7 +30,7 @@ class Task:
         prior: Class statistics, below the scenes; None if they are counted from the annotations.
         metric: Options of the evaluator that tells groups apart.
         columns: Means that the summary shows.
-        value: Value per class that the figure shows.
+        values: Values per class that the table shows; the figure, the last of them.
         mean: Its mean.
     """
 
@@ -42,7 +42,7 @@ class Task:
     prior: str | None
     metric: dict[str, str]
     columns: tuple[str, ...]
-    value: str
+    values: tuple[str, ...]
     mean: str
 
 
@@ -56,7 +56,7 @@ TASKS = (
         prior=None,
         metric={'type': 'mmdisalign.segmentation.LongTailIoUMetric'},
         columns=tables.SEGMENTATION,
-        value='IoU',
+        values=('Acc', 'IoU'),
         mean='mIoU',
     ),
     Task(
@@ -68,7 +68,7 @@ TASKS = (
         prior='annotations/scenes_train.json',
         metric={'ann_file': 'annotations/scenes_val.json'},
         columns=tables.DETECTION,
-        value='segm_AP',
+        values=('bbox_AP', 'segm_AP'),
         mean='segm_AP',
     ),
 )
@@ -115,11 +115,11 @@ class Demo:
             count = [self._config(1), '--out', self.prior, '--cfg-options', *self._common()]
             run_tool('class_prior', *count, log=self.out / 'prior.log')
         before, after = self._stage(1), self._stage(2)
-        print(f'\n{class_table(before, after)}\n')
+        print(f'\n{class_table(before, after, self.task.values)}\n')
         summaries = {'stage 1': before.summary, 'DisAlign': after.summary}
         print(summary_table(summaries, self.task.columns))
         figure = self.out / 'by_frequency.png'
-        plot_by_frequency(before, after, figure, value=self.task.value, mean=self.task.mean)
+        plot_by_frequency(before, after, figure, value=self.task.values[-1], mean=self.task.mean)
         print(f'\nBefore and after, per class: {figure.resolve()}', flush=True)
 
     def _stage(self, stage: int) -> Evaluation:

@@ -1,12 +1,4 @@
-_base_ = [
-    'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py',
-    'mmdet::_base_/datasets/lvis_v1_instance.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
-    'mmdet::_base_/default_runtime.py',
-]
-bbox_heads = [dict(head, num_classes=1203) for head in _base_.model.roi_head.bbox_head]
+_base_ = './cascade-mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1.py'
 model = dict(
     backbone=dict(depth=101, init_cfg=dict(checkpoint='torchvision://resnet101')),
-    roi_head=dict(bbox_head=bbox_heads, mask_head=dict(num_classes=1203)),
-    test_cfg=dict(rcnn=dict(score_thr=0.0001, max_per_img=300)),
 )

@@ -1,10 +1,4 @@
-_base_ = [
-    'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py',
-    'mmdet::_base_/datasets/lvis_v0.5_instance.py',
-    'mmdet::_base_/schedules/schedule_2x.py',
-    'mmdet::_base_/default_runtime.py',
-]
-bbox_heads = [dict(head, num_classes=1230) for head in _base_.model.roi_head.bbox_head]
+_base_ = './cascade-mask-rcnn_r50_fpn_sample1e-3_ms-2x_lvis-v0.5.py'
 model = dict(
     backbone=dict(
         type='ResNeXt',
@@ -13,6 +7,4 @@ model = dict(
         base_width=4,
         init_cfg=dict(checkpoint='open-mmlab://resnext101_32x4d'),
     ),
-    roi_head=dict(bbox_head=bbox_heads, mask_head=dict(num_classes=1230)),
-    test_cfg=dict(rcnn=dict(score_thr=0.0001, max_per_img=300)),
 )

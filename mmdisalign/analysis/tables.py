@@ -63,9 +63,14 @@ def summary_table(
     return markdown_table(header, rows)
 
 
-def class_table(before: Evaluation, after: Evaluation) -> str:
-    """A row per class, from the most to the least frequent, with its values before and after."""
-    names = [name for name in before.per_class if name in after.per_class]
+def class_table(before: Evaluation, after: Evaluation, names: Sequence[str]) -> str:
+    """A row per class, from the most to the least frequent, with values before and after.
+
+    Args:
+        before: Evaluation of stage 1.
+        after: Evaluation of stage 2.
+        names: Which values per class.
+    """
     header = ['class', 'group', 'share %']
     header += [f'{name.replace("_", " ")} {when}' for name in names for when in ('before', 'after')]
     rows = []

@@ -96,9 +96,9 @@ def _read_json(path: Path, unit: Optional[str] = None) -> Table:
 
 
 def _count_annotations(content: Mapping[str, Any], path: Path, unit: str) -> Table:
-    """Count a COCO or LVIS annotation file; its classes are ordered by category id."""
+    """Count a COCO or LVIS annotation file; classes are in its order, as mmdet labels them."""
     _check_unit(unit)
-    categories = sorted(content['categories'], key=lambda category: category['id'])
+    categories = content['categories']
     index = {category['id']: i for i, category in enumerate(categories)}
     seen: list[list] = [[] for _ in categories]
     for annotation in content['annotations']:

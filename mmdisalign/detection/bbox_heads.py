@@ -76,13 +76,15 @@ def calibrated(head: type) -> type:
     if not issubclass(head, heads.BBoxHead):
         raise _refusal(head, 'it is not an mmdet BBoxHead')
     parameters = inspect.signature(head.__init__).parameters
-    if not {'cls_predictor_cfg', 'kwargs'} & set(parameters):
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if 'cls_predictor_cfg' not in parameters and not passes_on:
         raise _refusal(head, 'it does not build its classifier from cls_predictor_cfg')
     name = f'DisAlign{head.__name__}'
     doc = f"mmdet's ``{head.__name__}``, calibrated; see :class:`CalibratedBBoxHeadMixin`."
     attributes = {'__doc__': doc, '__module__': __name__}
     cls = type(name, (CalibratedBBoxHeadMixin, head), attributes)
-    MODELS.register_module(name=name, module=cls)
+    if name not in MODELS.module_dict:  # a head of the user's may share its name with mmdet's
+        MODELS.register_module(name=name, module=cls)
     return cls
 
 

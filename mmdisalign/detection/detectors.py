@@ -7,26 +7,42 @@ from functools import cache
 from typing import Any, Optional
 
 import torch
+from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.losses import CrossEntropyLoss
+from mmdet.models.roi_heads import SCNetRoIHead
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
 from torch import Tensor, nn
 
-from ..calibration import PriorLike
+from ..calibration import ClassPrior, PriorLike, ZeroCount
 from ..engine import CalibrationStageMixin
 from .bbox_heads import calibrated, registered_class
+from .losses import GRWCrossEntropyLoss
 
 
 class CalibratedRoIHeadMixin:
     """Lets an mmdet RoI head compute its classification loss alone; mixed in before its class."""
 
-    _mask_is_hidden = False
+    _classification_only = False
 
     @property
     def with_mask(self) -> bool:
         """Whether there is a mask head, and it is to run."""
-        return super().with_mask and not self._mask_is_hidden
+        return super().with_mask and not self._classification_only
+
+    @property
+    def interleaved(self) -> bool:
+        """HTC's option: whether the mask branch refines the boxes for the next stage.
+
+        Where it does not run, the stages hand them on as those of a Cascade R-CNN do.
+        """
+        return self._interleaved and not self._classification_only
+
+    @interleaved.setter
+    def interleaved(self, interleaved: bool) -> None:
+        self._interleaved = interleaved
 
     def classification_loss(self, *args: Any) -> dict[str, Tensor]:
         """The classification losses, by the inherited ``loss``: no mask head, no regression.
@@ -34,13 +50,20 @@ class CalibratedRoIHeadMixin:
         Args:
             args: Arguments of mmdet's ``StandardRoIHead.loss``.
         """
-        self._mask_is_hidden = True
+        self._classification_only = True
         try:
             losses = self.loss(*args)
         finally:
-            self._mask_is_hidden = False
+            self._classification_only = False
         # Other losses, such as HTC's semantic one, have nothing to train.
-        return {key: value for key, value in losses.items() if 'loss' not in key or 'cls' in key}
+        losses = {key: value for key, value in losses.items() if 'loss' not in key or 'cls' in key}
+        # A cascade that runs out of proposals leaves its last stages without a loss, and DDP waits
+        # for the gradient of every parameter.
+        first = next(key for key in losses if 'loss' in key)
+        losses[first] = losses[first] + sum(
+            0 * p.sum() for p in self.parameters() if p.requires_grad
+        )
+        return losses
 
 
 @MODELS.register_module()
@@ -56,9 +79,12 @@ class CalibratedTwoStageDetector(CalibrationStageMixin, TwoStageDetector):
         roi_head: Config of the RoI head; its bbox heads must build their classifier from
             ``cls_predictor_cfg``.
         class_prior: Frequencies of the training instances: anything that ``ClassPrior.build``
-            takes. The loss becomes :class:`GRWCrossEntropyLoss`. Default: None, the heads keep
-            theirs.
+            takes. Softmax cross-entropy becomes :class:`GRWCrossEntropyLoss`; another loss is an
+            error. Default: None, the heads keep theirs.
         exp_scale: ρ of that loss. Default: 0.8, the released value for LVIS.
+        zero_count: How that loss treats classes that were never seen, see
+            :func:`generalized_reweight`. Default: None, they are an error.
+        normalizer: What that loss divides by. Default: ``'class_weight'``, as released.
         stage: ``'calibration'`` or ``'joint'``, which trains everything.
             Default: ``'calibration'``.
         kwargs: Arguments of ``TwoStageDetector``.
@@ -73,17 +99,28 @@ class CalibratedTwoStageDetector(CalibrationStageMixin, TwoStageDetector):
         roi_head: Any,
         class_prior: Optional[PriorLike] = None,
         exp_scale: float = 0.8,
+        zero_count: ZeroCount = None,
+        normalizer: str = 'class_weight',
         stage: str = 'calibration',
         **kwargs: Any,
     ) -> None:
         roi_head = copy.deepcopy(dict(roi_head))
+        grw = {'exp_scale': exp_scale, 'zero_count': zero_count, 'normalizer': normalizer}
+        if class_prior is not None:
+            # Built once, not by the loss of each stage of a cascade: LVIS's file has a gigabyte.
+            grw['class_prior'] = ClassPrior.build(class_prior)
         roi_head['type'] = calibrated_roi_head(registered_class(roi_head['type']))
         heads = roi_head['bbox_head']
         for head in heads if isinstance(heads, (list, tuple)) else [heads]:
             head['type'] = calibrated(registered_class(head['type']))
             if class_prior is not None:
-                head['loss_cls'] = _grw_loss(head.get('loss_cls', {}), class_prior, exp_scale)
+                head['loss_cls'] = _grw_loss(head.get('loss_cls', {}), grw)
         super().__init__(roi_head=roi_head, **kwargs)
+        if self.with_rpn and not isinstance(self.rpn_head, RPNHead):
+            raise TypeError(
+                f'a detector with {type(self.rpn_head).__name__} cannot be calibrated: it makes no '
+                'proposals without its losses; RPNHead does'
+            )
         self._enter_stage(stage)
         for head in self._bbox_heads():
             head.classification_only = self.calibrating
@@ -121,15 +158,32 @@ class CalibratedTwoStageDetector(CalibrationStageMixin, TwoStageDetector):
 
 @cache
 def calibrated_roi_head(roi_head: type) -> type:
-    """The class of a RoI head that can compute its classification loss alone."""
+    """The class of a RoI head that can compute its classification loss alone.
+
+    Raises:
+        TypeError: If the head cannot.
+    """
     if issubclass(roi_head, CalibratedRoIHeadMixin):
         return roi_head
+    if issubclass(roi_head, SCNetRoIHead):
+        raise TypeError(f'{roi_head.__name__} cannot be calibrated: it does not run without masks')
     return type(f'DisAlign{roi_head.__name__}', (CalibratedRoIHeadMixin, roi_head), {})
 
 
-def _grw_loss(loss: dict, class_prior: PriorLike, exp_scale: float) -> dict:
-    """GRW cross-entropy in the place of softmax cross-entropy; another loss is refused later."""
-    if loss.get('type', 'CrossEntropyLoss') != 'CrossEntropyLoss' or loss.get('use_sigmoid', False):
-        return loss
-    grw = {'type': 'GRWCrossEntropyLoss', 'class_prior': class_prior, 'exp_scale': exp_scale}
-    return {**grw, 'loss_weight': loss.get('loss_weight', 1.0)}
+def _grw_loss(loss: dict, grw: dict) -> dict:
+    """GRW cross-entropy in the place of softmax cross-entropy.
+
+    Raises:
+        ValueError: If the loss is another one, or has options that would be lost.
+    """
+    options = {'type': 'CrossEntropyLoss', **loss}
+    kind = registered_class(options.pop('type'))
+    weight = options.pop('loss_weight', 1.0)
+    lost = {key: value for key, value in options.items() if value not in (None, False, 'mean')}
+    if kind is not CrossEntropyLoss or lost:
+        what = f'{kind.__name__} {lost}' if lost else kind.__name__
+        raise ValueError(
+            f'class_prior replaces plain softmax CrossEntropyLoss, but loss_cls is {what}: leave '
+            'class_prior out, or put GRWCrossEntropyLoss into loss_cls'
+        )
+    return {'type': GRWCrossEntropyLoss, **grw, 'loss_weight': weight}

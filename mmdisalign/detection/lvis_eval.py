@@ -117,7 +117,7 @@ class GroundTruth:
         self.image_ids: list[int] = [image['id'] for image in images]
         self._image_index = {key: index for index, key in enumerate(self.image_ids)}
         self.sizes: list[tuple[int, int]] = [(image['height'], image['width']) for image in images]
-        self._check(content['annotations'])
+        self._check(images, content['annotations'])
         annotations = [a for a in content['annotations'] if a['area'] > 0]
         self._read_federation(images, annotations)
         columns = self._columns(annotations)
@@ -145,7 +145,15 @@ class GroundTruth:
         """Of which pairs the image may show the category where no annotation is, shape (N,)."""
         return np.isin(pairs, self._not_exhaustive)
 
-    def _check(self, annotations: list[dict]) -> None:
+    def _check(self, images: list[dict], annotations: list[dict]) -> None:
+        for image in images:
+            for key in ('neg_category_ids', 'not_exhaustive_category_ids'):
+                unknown = set(image.get(key, [])) - set(self._category_index)
+                if unknown:
+                    raise ValueError(
+                        f'image {image["id"]} of {self.path} has {key} {sorted(unknown)}, which '
+                        'the file does not define as categories'
+                    )
         for annotation in annotations:
             missing = {'id', 'image_id', 'category_id', 'bbox', 'area'} - set(annotation)
             if missing:
