@@ -13,6 +13,8 @@ model = dict(
 train_cfg, optim_wrapper, param_scheduler, default_hooks, log_processor = (
     _base_.disalign.short_schedule
 )
+train_cfg.update(max_iters=400, val_interval=400)
+param_scheduler[1].end = default_hooks.checkpoint.interval = 400
 val_evaluator = test_evaluator = dict(
     _base_.disalign.evaluator,
     _delete_=True,

@@ -14,7 +14,7 @@ from mmdisalign.analysis import tables
 from mmdisalign.engine.commands import run_tool
 
 CAMVID = Stage2('camvid', 'iter_150.pth', 0.6, tables.SEGMENTATION)
-FACADE = Stage2('facade', 'iter_200.pth', 0.4, tables.DETECTION)
+FACADE = Stage2('facade', 'iter_400.pth', 0.4, tables.DETECTION)
 
 
 def camvid(args: argparse.Namespace) -> str:
