@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,60 @@ def test_options_that_do_not_apply_are_named(tmp_path: Path) -> None:
         ClassPrior.build(write(tmp_path / 'p.json', json.dumps(COUNTS)), unit='images')
     with pytest.raises(TypeError, match='no option units'):
         ClassPrior.build('ade20k', units='images')
+
+
+IMAGE_LIST = """\
+train/n01440764/n01440764_190.JPEG 0
+train/potted plant, large/a 1.jpg 2
+train/n01440764/n01440764_191.JPEG 0
+"""
+
+
+def test_a_list_of_images_is_counted_by_label(tmp_path: Path) -> None:
+    prior = ClassPrior.build(write(tmp_path / 'ImageNet_LT_train.txt', IMAGE_LIST), num_classes=3)
+    assert prior.counts.tolist() == [2, 0, 1]
+    assert prior.classes is None
+
+
+def test_cifar10_lt_list_has_the_published_profile(shared: Path, tmp_path: Path) -> None:
+    with tarfile.open(shared / 'data/cifar10_lt/cifar10_lt.tar') as tar:
+        lines = tar.extractfile('CIFAR10_LT_train.txt').read().decode()
+    counts = ClassPrior.build(write(tmp_path / 'train.txt', lines)).counts.tolist()
+    assert counts == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+
+
+@pytest.mark.parametrize(
+    'text', ['3\n4', 'name,count\na.jpg 1,3\nb,4', 'name\tcount\nno. 1\t3\nno. 2\t4']
+)
+def test_other_txt_files_are_no_lists_of_images(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / 'table.txt', text)
+    assert ClassPrior.build(path).counts.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize('text', ['airplane 5000\nautomobile 2997', '0 5000\n1 2997'])
+def test_classes_and_their_counts_are_not_mistaken_for_images(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match='no column'):
+        ClassPrior.build(write(tmp_path / 'counts.txt', text))
+
+
+@pytest.mark.parametrize('line', ['c.jpg', 'c.jpg -1', 'c.jpg one', 'c.jpg 1.5', '7'])
+def test_a_malformed_line_of_a_list_of_images_is_named(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path / 'list.txt', f'# comment\n\n{line}\na.jpg 0\nb.jpg 1\n')
+    with pytest.raises(ValueError, match=rf'list\.txt, line 3: .*{line}.* is not'):
+        ClassPrior.build(path)
+
+
+@pytest.mark.parametrize('option', [dict(unit='images'), dict(column='label')])
+def test_a_list_of_images_has_no_options(tmp_path: Path, option: dict) -> None:
+    path = write(tmp_path / 'list.txt', IMAGE_LIST)
+    with pytest.raises(ValueError, match=f'list of images, .*{next(iter(option))}'):
+        ClassPrior.build(path, **option)
+
+
+def test_a_bare_count_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path / 'bare.txt', '# pixels\n60\n\nmany\n')
+    with pytest.raises(ValueError, match=r"bare\.txt, line 4: 'many'"):
+        ClassPrior.build(path)
 
 
 def test_lvis_annotations_bring_their_groups(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ SEGMENTATION = (
     'mBodyAcc',
     'mTailAcc',
 )
+CLASSIFICATION = ('top1', 'many', 'medium', 'few')
 DETECTION = tuple(
     f'{kind}_{name}'
     for kind in ('bbox', 'segm')

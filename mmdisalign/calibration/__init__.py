@@ -2,17 +2,24 @@
 
 from .adaptive import AdaptiveCalibration
 from .cosine import CosineConv2d, CosineLinear
+from .posthoc import class_means, logit_adjustment, normalized_calibration, tau_normalized
 from .prior import ClassPrior, PriorLike
 from .released import convert_released_keys
 from .reweight import ZeroCount, generalized_reweight
+from .scale import ClassScale
 
 __all__ = [
     'AdaptiveCalibration',
     'ClassPrior',
+    'ClassScale',
     'CosineConv2d',
     'CosineLinear',
     'PriorLike',
     'ZeroCount',
+    'class_means',
     'convert_released_keys',
     'generalized_reweight',
+    'logit_adjustment',
+    'normalized_calibration',
+    'tau_normalized',
 ]

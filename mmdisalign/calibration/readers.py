@@ -11,6 +11,9 @@ COCO or LVIS JSON             ``categories`` and ``annotations``; counted by ins
 CSV, TSV, TXT with a header   a column of counts and, optionally, of class names, of indices, and of
                               LVIS frequency groups; ADE20K's ``objectInfo150.txt`` is one
 TXT without a header          one count a line
+TXT list of images            ``path label`` a line, the path with a file extension: the lists of
+                              ImageNet-LT, Places-LT and iNaturalist; counted by label, from 0 to
+                              the largest
 ============================  ======================================================================
 
 LVIS's groups go by training images: rare (r) up to 10, common (c) up to 100, frequent (f) above.
@@ -21,6 +24,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +46,9 @@ SHIPPED_TABLES = {
     'lvis_v0.5': None,
 }
 LVIS_GROUPS = {'f': 'head', 'c': 'body', 'r': 'tail'}
+# A line of a list of images. The extension tells it from a class name and its count.
+IMAGE_LINE = re.compile(r'\S.*\.[A-Za-z]\w* +\d+\s*$')
+Lines = Mapping[int, str]
 
 
 @dataclass
@@ -65,7 +73,8 @@ def read_table(source: Union[str, Path], **options: str) -> Table:
     if unknown:
         raise TypeError(f'a class prior has no option {", ".join(sorted(unknown))}')
     if str(source) in SHIPPED_TABLES:
-        table = _read_columns(table_path(str(source)), **options)
+        path = table_path(str(source))
+        table = _read_columns(path, _read_lines(path), **options)
         table.groups = SHIPPED_TABLES[str(source)] or table.groups
         return table
     path = Path(source)
@@ -76,7 +85,10 @@ def read_table(source: Union[str, Path], **options: str) -> Table:
         )
     if path.suffix.lower() == '.json':
         return _read_json(path, **options)
-    return _read_columns(path, **options)
+    lines = _read_lines(path)
+    if path.suffix.lower() == '.txt' and any(map(IMAGE_LINE.match, lines.values())):
+        return _count_images(path, lines, **options)
+    return _read_columns(path, lines, **options)
 
 
 def _read_json(path: Path, unit: Optional[str] = None) -> Table:
@@ -131,18 +143,42 @@ def _lvis_groups(letters: Sequence[Optional[str]]) -> Optional[Mapping]:
     return groups
 
 
-def _read_columns(path: Path, column: Optional[str] = None, unit: Optional[str] = None) -> Table:
+def _read_lines(path: Path) -> Lines:
+    """The lines of a file by their number, but for blank ones and comments."""
+    lines = path.read_text(encoding='utf-8-sig').splitlines()
+    lines = {number: line for number, line in enumerate(lines, start=1) if line.strip()}
+    lines = {number: line for number, line in lines.items() if not line.startswith('#')}
+    if not lines:
+        raise ValueError(f'{path} is empty')
+    return lines
+
+
+def _count_images(path: Path, lines: Lines, **options: str) -> Table:
+    """Count the labels of a list of images; a label below the largest may have no image."""
+    if options:
+        raise ValueError(f'{path} is a list of images, to which {sorted(options)} do not apply')
+    counts = Counter(_label(line, f'{path}, line {number}') for number, line in lines.items())
+    return Table([counts[label] for label in range(max(counts) + 1)])
+
+
+def _label(line: str, where: str) -> int:
+    """The label of a line, which is what follows its last space, as for mmpretrain."""
+    path, _, label = line.strip().rpartition(' ')
+    if not path or not label.isdecimal():
+        raise ValueError(f"{where}: {line!r} is not 'path label' with a label of 0 or more")
+    return int(label)
+
+
+def _read_columns(
+    path: Path, lines: Lines, column: Optional[str] = None, unit: Optional[str] = None
+) -> Table:
     """Read a table; ``unit`` names the column of counts as ``column`` does."""
     if unit is not None:
         _check_unit(unit)
         column = unit if column is None else column
-    lines = path.read_text(encoding='utf-8-sig').splitlines()
-    lines = [line for line in lines if line.strip() and not line.startswith('#')]
-    if not lines:
-        raise ValueError(f'{path} is empty')
-    if _is_number(lines[0]):
-        return Table([_number(line, f'{path}, line {i + 1}') for i, line in enumerate(lines)])
-    columns = _split_columns(path, lines)
+    if _is_number(next(iter(lines.values()))):
+        return Table([_number(line, f'{path}, line {number}') for number, line in lines.items()])
+    columns = _split_columns(path, list(lines.values()))
     groups = _group_column(columns)
     candidates = COUNT_COLUMNS if column is None else (column.lower(),)
     values = _find_column([name for name in columns if name != groups], candidates)

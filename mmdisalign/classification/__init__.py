@@ -1,4 +1,4 @@
-"""The mmpretrain plug-in: importing it registers the losses."""
+"""The mmpretrain plug-in: importing it registers heads, classifiers, losses, data and metrics."""
 
 from ..dependencies import require
 
@@ -6,8 +6,45 @@ require('cls')
 
 from mmpretrain.registry import MODELS
 
-from ..losses import GRWCrossEntropyLoss
+from ..losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
+from .backbones import CIFARResNet
+from .classifiers import CalibratedImageClassifier
+from .datasets import CIFAR10LT, CIFAR100LT
+from .heads import (
+    CalibratedClsHeadMixin,
+    CosineClsHead,
+    DisAlignCosineClsHead,
+    DisAlignLinearClsHead,
+    DisAlignVisionTransformerClsHead,
+    LWSLinearClsHead,
+    calibrated,
+)
+from .hooks import ResetClassifierHook
+from .meta_sampler import MetaSamplerHook
+from .metrics import LongTailAccuracy
+from .samplers import ClassSampler, LearnedClassSampler
 
-MODELS.register_module(module=GRWCrossEntropyLoss)
+for _loss in (BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss):
+    MODELS.register_module(module=_loss)
 
-__all__ = ['GRWCrossEntropyLoss']
+__all__ = [
+    'CIFAR10LT',
+    'CIFAR100LT',
+    'BalancedSigmoidLoss',
+    'BalancedSoftmaxLoss',
+    'CIFARResNet',
+    'CalibratedClsHeadMixin',
+    'CalibratedImageClassifier',
+    'ClassSampler',
+    'CosineClsHead',
+    'DisAlignCosineClsHead',
+    'DisAlignLinearClsHead',
+    'DisAlignVisionTransformerClsHead',
+    'GRWCrossEntropyLoss',
+    'LWSLinearClsHead',
+    'LearnedClassSampler',
+    'LongTailAccuracy',
+    'MetaSamplerHook',
+    'ResetClassifierHook',
+    'calibrated',
+]

@@ -8,10 +8,12 @@ from ..calibration import CosineLinear
 from .bbox_heads import CalibratedBBoxHeadMixin, calibrated
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
 from .detectors import CalibratedTwoStageDetector
-from .losses import GRWCrossEntropyLoss
+from .losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .metrics import LongTailLVISMetric
 
 __all__ = [
+    'BalancedSigmoidLoss',
+    'BalancedSoftmaxLoss',
     'CalibratedBBoxHeadMixin',
     'CalibratedClassifierMixin',
     'CalibratedTwoStageDetector',

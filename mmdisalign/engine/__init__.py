@@ -3,12 +3,11 @@
 from .amp import CPUAmpOptimWrapper
 from .checkpoint import allow_mmengine_checkpoints
 from .data_check import check_checkpoint, check_data, iter_datasets
-from .stage import STAGES, CalibrationStageMixin
+from .stage import CalibrationStageMixin
 
 allow_mmengine_checkpoints()
 
 __all__ = [
-    'STAGES',
     'CPUAmpOptimWrapper',
     'CalibrationStageMixin',
     'allow_mmengine_checkpoints',

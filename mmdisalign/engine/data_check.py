@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -19,6 +20,26 @@ Get ADEChallengeData2016.zip from http://data.csail.mit.edu/places/ADEchallenge/
 and unzip it there, or name its folder with
   --cfg-options train_dataloader.dataset.data_root=DIR val_dataloader.dataset.data_root=DIR \
 test_dataloader.dataset.data_root=DIR"""
+# Where a list of images comes from, by the beginning of its name.
+IMAGE_LISTS = {
+    'ImageNet_LT_': """\
+ImageNet-LT (Liu et al. 2019: 1,000 classes, 115,846 training images).
+Lists: https://github.com/zhmiao/OpenLongTailRecognition-OLTR, for ann_file.
+Images: ImageNet-2012, https://image-net.org, in the folders that the lists name:
+train/n01440764/*.JPEG and val/n01440764/*.JPEG, below data_prefix.""",
+    'Places_LT_': """\
+Places-LT (Liu et al. 2019: 365 classes, 62,500 training images).
+Lists: https://github.com/zhmiao/OpenLongTailRecognition-OLTR, for ann_file.
+Images: Places365-Standard, http://places2.csail.mit.edu/download.html, small images with easy
+directory structure, in the folders that the lists name, below data_prefix.""",
+    'iNaturalist18_': """\
+iNaturalist 2018 (8,142 classes, 437,513 training images).
+Lists: https://github.com/facebookresearch/classifier-balancing, data/iNaturalist18, for ann_file.
+Images: https://github.com/visipedia/inat_comp/tree/master/2018, in the folders that the lists name,
+train_val2018/Plantae/7477/*.jpg, below data_prefix.""",
+}
+# Data sets of mmpretrain, and of ours on top, that are downloaded where they are missing.
+DOWNLOADED = ('CIFAR10', 'CIFAR100', 'CIFAR10LT', 'CIFAR100LT', 'MNIST', 'FashionMNIST')
 
 
 def check_data(cfg: Mapping[str, Any], *splits: str) -> None:
@@ -31,7 +52,7 @@ def check_data(cfg: Mapping[str, Any], *splits: str) -> None:
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         for dataset in iter_datasets(loader.get('dataset') if loader else None):
-            missing = [path for path in _paths(dataset) if not path.exists()]
+            missing = [path for path in dict.fromkeys(_paths(dataset)) if not path.exists()]
             if missing:
                 raise FileNotFoundError(_explain(split, dataset, missing))
 
@@ -61,14 +82,24 @@ def iter_datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _paths(dataset: Mapping[str, Any]) -> Iterator[Path]:
-    root = dataset.get('data_root') or ''
-    names = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
-    if not root and not any(names):
+    kind = str(dataset.get('type')).rpartition('.')[-1]  # without a scope or module
+    if kind in DOWNLOADED and dataset.get('download', True):
         return
-    for name in [n for n in names if isinstance(n, str)] or ['']:
-        # Remote storage (s3://, petrel://) is its file client's affair.
-        if '://' not in root and '://' not in name:
-            yield Path(root) / name
+    root = dataset.get('data_root') or ''
+    prefix = dataset.get('data_prefix') or ''
+    folders = [prefix] if isinstance(prefix, str) else prefix.values()
+    for name in (dataset.get('ann_file'), *folders):
+        if isinstance(name, str) and _is_local(root) and _is_local(name):
+            yield Path(root) / os.path.expanduser(name)
+    metainfo = dataset.get('metainfo') or {}
+    classes = dataset.get('classes') or metainfo.get('classes')
+    if isinstance(classes, str) and _is_local(classes):  # a file of names, not below data_root
+        yield Path(os.path.expanduser(classes))
+
+
+def _is_local(path: str) -> bool:
+    """Whether a path is on disk; remote storage (s3://, petrel://) is its file client's affair."""
+    return '://' not in path
 
 
 def _explain(split: str, dataset: Mapping[str, Any], missing: list[Path]) -> str:
@@ -76,4 +107,7 @@ def _explain(split: str, dataset: Mapping[str, Any], missing: list[Path]) -> str
     message = f'the {split} data ({dataset.get("type")}) is not there: {paths} (from {Path.cwd()})'
     if dataset.get('type') == 'ADE20KDataset':
         return f'{message}\n{ADE20K_LAYOUT.format(root=dataset["data_root"])}'
-    return f'{message}\nLook at data_root, data_prefix and ann_file of {split}_dataloader.dataset.'
+    ann_file = Path(str(dataset.get('ann_file'))).name
+    sources = [text for name, text in IMAGE_LISTS.items() if ann_file.startswith(name)]
+    settings = 'data_root, data_prefix, ann_file and metainfo.classes'
+    return '\n'.join([message, *sources, f'Look at {settings} of {split}_dataloader.dataset.'])

@@ -10,27 +10,28 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from ..calibration import AdaptiveCalibration
+from ..calibration import AdaptiveCalibration, ClassScale
 
-STAGES = ('calibration', 'joint')
+CALIBRATIONS = (AdaptiveCalibration, ClassScale)
 
 
 class CalibrationStageMixin:
-    """Mixed into a model (an ``nn.Module``) that holds :class:`AdaptiveCalibration` modules.
+    """Mixed into a model (an ``nn.Module``) that holds calibrations.
 
     In the stage ``'calibration'``, only those modules train. All else is frozen when the model is
     built, so before DDP looks for parameters to reduce, stays in eval mode through ``train()``,
     and starts from a stage-1 checkpoint, never from initial weights. In the stage ``'joint'``
-    everything trains.
+    everything trains. A library may have more stages, which train other parts alone.
 
     A checkpoint that does not fit stops the run: mmengine only logs missing, unexpected and
     misshapen keys, and would go on to calibrate a half-loaded model. The only keys that may be
-    missing are those of the calibration, all of them or none.
+    missing are those of what the stage trains, all of them or none.
 
     A model calls :meth:`_enter_stage` at the end of its constructor and :meth:`_check_loaded` in
     ``loss``.
     """
 
+    stages: tuple[str, ...] = ('calibration', 'joint')
     stage: str
     # The weight of the classifier, by the end of its key, and how many of its rows are background:
     # the error for a checkpoint of other classes says how many it has.
@@ -38,47 +39,47 @@ class CalibrationStageMixin:
     num_background = 0
 
     def _enter_stage(self, stage: str) -> None:
-        if stage not in STAGES:
-            raise ValueError(f'stage must be one of {STAGES}, got {stage!r}')
-        if next(self._calibrations(), None) is None:
-            raise ValueError(f'{type(self).__name__} has nothing to calibrate')
+        if stage not in self.stages:
+            raise ValueError(f'stage must be one of {self.stages}, got {stage!r}')
         self.stage = stage
+        if next(self._trained(), None) is None:
+            raise ValueError(f'{type(self).__name__} has nothing to calibrate')
         self._loaded = False
         self._load_errors: list[str] = []
         self._load_prefix = ''
         self.register_load_state_dict_post_hook(_check_loaded_keys)
         if self.calibrating:
             self.requires_grad_(False)
-            for _, calibration in self._calibrations():
-                calibration.requires_grad_(True)
+            for _, module in self._trained():
+                module.requires_grad_(True)
         self.train(self.training)
 
     @property
     def calibrating(self) -> bool:
-        """Whether only the calibration trains."""
-        return self.stage == 'calibration'
+        """Whether all but the calibration, or what else the stage trains, is frozen."""
+        return self.stage != 'joint'
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set the training mode, of the calibration alone in the stage ``'calibration'``."""
+        """Set the training mode, of what the stage trains alone."""
         if not getattr(self, 'stage', None) or not self.calibrating:
             return super().train(mode)
         super().train(False)
-        for _, calibration in self._calibrations():
-            calibration.train(mode)
+        for _, module in self._trained():
+            module.train(mode)
         return self
 
     def init_weights(self) -> None:
         """Initialise the weights, unless a stage-1 checkpoint must provide them.
 
-        This spares the stage ``'calibration'`` the download of a backbone that is overwritten at
-        once.
+        This spares stage 2 the download of a backbone that is overwritten at once.
         """
         if not self.calibrating:
             super().init_weights()
 
-    def _calibrations(self) -> Iterator[tuple[str, AdaptiveCalibration]]:
+    def _trained(self) -> Iterator[tuple[str, nn.Module]]:
+        """What trains while all else is frozen, and its name."""
         for name, module in self.named_modules():
-            if isinstance(module, AdaptiveCalibration):
+            if isinstance(module, CALIBRATIONS):
                 yield name, module
 
     def _check_loaded(self) -> None:
@@ -116,7 +117,7 @@ def _check_loaded_keys(model: CalibrationStageMixin, incompatible: Any) -> None:
     """Stop unless the checkpoint fits; called once all modules are loaded."""
     own = {
         f'{model._load_prefix}{name}.{key}'
-        for name, module in model._calibrations()
+        for name, module in model._trained()
         for key in module.state_dict()
     }
     # Old checkpoints lack num_batches_tracked, which mmengine lets pass as well.
@@ -125,7 +126,8 @@ def _check_loaded_keys(model: CalibrationStageMixin, incompatible: Any) -> None:
         missing -= own
         # They are expected to be missing, so neither PyTorch nor mmengine shall complain of them.
         incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in own]
-        print_log('No calibration in the checkpoint: it starts as the identity.', 'current')
+        names = ', '.join(name for name, _ in model._trained())
+        print_log(f'No {names} in the checkpoint: it starts anew.', 'current')
     problems = [
         *_classes(model),
         *model._load_errors,

@@ -1,5 +1,12 @@
 """Losses in plain PyTorch; each plug-in registers them in its own library."""
 
+from .balanced_sigmoid import BalancedSigmoidLoss
+from .balanced_softmax import BalancedSoftmaxLoss
 from .grw_cross_entropy import GRWCrossEntropyLoss, weighted_cross_entropy
 
-__all__ = ['GRWCrossEntropyLoss', 'weighted_cross_entropy']
+__all__ = [
+    'BalancedSigmoidLoss',
+    'BalancedSoftmaxLoss',
+    'GRWCrossEntropyLoss',
+    'weighted_cross_entropy',
+]

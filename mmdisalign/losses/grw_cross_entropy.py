@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..calibration import ClassPrior, PriorLike, ZeroCount, generalized_reweight
+from ..calibration import PriorLike, ZeroCount, generalized_reweight
+from .base import PriorLoss
 
 NORMALIZERS = ('elements', 'valid', 'class_weight')
-REDUCTIONS = ('none', 'mean', 'sum')
 
 
 def weighted_cross_entropy(
@@ -69,11 +69,11 @@ def weighted_cross_entropy(
     return loss.sum() / total.sum().clamp(min=eps)
 
 
-class GRWCrossEntropyLoss(nn.Module):
+class GRWCrossEntropyLoss(PriorLoss):
     """Cross-entropy whose class weights undo the class frequencies, as far as ``exp_scale`` says.
 
     Source: Zhang et al., CVPR 2021, section 3.3. See :func:`generalized_reweight` for the weights
-    and :func:`weighted_cross_entropy` for the normalisers. The call is that of OpenMMLab's losses.
+    and :func:`weighted_cross_entropy` for the normalisers.
 
     Args:
         class_prior: Class frequencies of the training data: anything that ``ClassPrior.build``
@@ -84,12 +84,8 @@ class GRWCrossEntropyLoss(nn.Module):
         background_weight: Weight of a background class that follows those of the prior in the
             scores, as in a detector. Default: None, there is none.
         zero_count: How to treat classes that the prior never saw. Default: None, an error.
-        ignore_index: The label that has no loss, where the caller does not say. Default: None,
-            255 if there are at most 255 classes, as 8-bit label maps use it, else -100.
-        reduction: ``'none'``, ``'mean'`` or ``'sum'``. Default: ``'mean'``.
-        loss_weight: Factor of the loss. Default: 1.0.
-        loss_name: Name in the log; it must begin with ``loss_`` to be trained. Default:
-            ``'loss_grw'``.
+        loss_name: Name in the log. Default: ``'loss_grw'``.
+        kwargs: Arguments of :class:`PriorLoss`.
     """
 
     class_weight: Tensor
@@ -102,26 +98,14 @@ class GRWCrossEntropyLoss(nn.Module):
         normalizer: str = 'elements',
         background_weight: Optional[float] = None,
         zero_count: ZeroCount = None,
-        ignore_index: Optional[int] = None,
-        reduction: str = 'mean',
-        loss_weight: float = 1.0,
         loss_name: str = 'loss_grw',
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        if normalizer not in NORMALIZERS:
-            raise ValueError(f'normalizer must be one of {NORMALIZERS}, got {normalizer!r}')
-        prior = ClassPrior.build(class_prior)
+        super().__init__(class_prior, loss_name=loss_name, **kwargs)
         self.exp_scale = exp_scale
-        self.normalizer = normalizer
-        self.num_classes = len(prior)
-        self.ignore_index = ignore_index
-        if ignore_index is None:
-            self.ignore_index = 255 if self.num_classes <= 255 else -100
-        self.reduction = _checked_reduction(reduction)
-        self.loss_weight = loss_weight
-        self._loss_name = loss_name
+        self.normalizer = checked_normalizer(normalizer)
         # Not persistent: a stage-1 checkpoint has no such key, and the config is what defines it.
-        weight = generalized_reweight(prior, exp_scale, zero_count=zero_count)
+        weight = generalized_reweight(self.class_prior, exp_scale, zero_count=zero_count)
         if background_weight is not None:
             weight = torch.cat([weight, weight.new_tensor([background_weight])])
         self.register_buffer('class_weight', weight, persistent=False)
@@ -136,27 +120,16 @@ class GRWCrossEntropyLoss(nn.Module):
         ignore_index: Optional[int] = None,
     ) -> Tensor:
         """Compute the loss; arguments as of :func:`weighted_cross_entropy`."""
-        if pred.shape[1] != len(self.class_weight):
-            background = len(self.class_weight) - self.num_classes
-            raise ValueError(
-                f'the class prior has {self.num_classes} classes{" and background" * background}, '
-                f'but the scores have {pred.shape[1]}: {tuple(pred.shape)}'
-            )
+        self._check_scores(pred, len(self.class_weight))
         return self.loss_weight * weighted_cross_entropy(
             pred,
             label,
             self.class_weight,
             weight=weight,
-            ignore_index=self.ignore_index if ignore_index is None else ignore_index,
-            reduction=_checked_reduction(reduction_override or self.reduction),
             avg_factor=avg_factor,
             normalizer=self.normalizer,
+            **self._call_options(reduction_override, ignore_index),
         )
-
-    @property
-    def loss_name(self) -> str:
-        """Name of the loss in the log."""
-        return self._loss_name
 
     def extra_repr(self) -> str:
         return (
@@ -164,7 +137,8 @@ class GRWCrossEntropyLoss(nn.Module):
         )
 
 
-def _checked_reduction(reduction: str) -> str:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
-    return reduction
+def checked_normalizer(normalizer: str) -> str:
+    """The normaliser, or ValueError if there is none of that name."""
+    if normalizer not in NORMALIZERS:
+        raise ValueError(f'normalizer must be one of {NORMALIZERS}, got {normalizer!r}')
+    return normalizer

@@ -6,14 +6,16 @@ require('seg')
 
 from mmseg.registry import MODELS
 
-from ..losses import GRWCrossEntropyLoss
+from ..losses import BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .decode_heads import CalibratedHeadMixin, calibrated
 from .metrics import LongTailIoUMetric
 from .segmentors import CalibratedCascadeEncoderDecoder, CalibratedEncoderDecoder
 
-MODELS.register_module(module=GRWCrossEntropyLoss)
+for _loss in (BalancedSoftmaxLoss, GRWCrossEntropyLoss):
+    MODELS.register_module(module=_loss)
 
 __all__ = [
+    'BalancedSoftmaxLoss',
     'CalibratedCascadeEncoderDecoder',
     'CalibratedEncoderDecoder',
     'CalibratedHeadMixin',

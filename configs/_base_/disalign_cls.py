@@ -1,0 +1,44 @@
+# Stage 2 (DisAlign) of any mmpretrain classifier. mmengine refuses two bases with a key in common,
+# so all of it is under one key, from which a config takes what it wants:
+#
+#   _base_ = ['my_stage1.py', __import__('mmdisalign').config_path('_base_/disalign_cls.py')]
+#   model = dict(_base_.disalign.model, class_prior='my_train_list.txt')
+#   train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.schedule
+#   val_evaluator = dict(_base_.disalign.evaluator, class_prior='my_train_list.txt')
+#   test_evaluator = dict(_base_.disalign.evaluator, class_prior='my_train_list.txt')
+#   load_from = 'my_stage1.pth'
+disalign = dict(
+    # By its full name: importing it registers the rest, and the stage-1 config keeps its
+    # custom_imports.
+    model=dict(type='mmdisalign.classification.CalibratedImageClassifier'),
+    evaluator=dict(_delete_=True, type='mmdisalign.classification.LongTailAccuracy'),
+    # The released schedule, for 256 images an iteration: train_cfg, optim_wrapper,
+    # param_scheduler, default_hooks.
+    schedule=[
+        dict(_delete_=True, by_epoch=True, max_epochs=10, val_interval=2),
+        dict(
+            _delete_=True,
+            type='OptimWrapper',
+            optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0005),
+        ),
+        [dict(type='CosineAnnealingLR', T_max=10, by_epoch=True)],
+        dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=True, interval=2),
+            logger=dict(type='LoggerHook', interval=100),
+        ),
+    ],
+    # For a small data set, whose epochs are too short for SGD: a faster optimiser.
+    short_schedule=[
+        dict(_delete_=True, by_epoch=True, max_epochs=10, val_interval=10),
+        dict(
+            _delete_=True,
+            type='OptimWrapper',
+            optimizer=dict(type='AdamW', lr=0.01, weight_decay=0.0),
+        ),
+        [dict(type='CosineAnnealingLR', T_max=10, by_epoch=True)],
+        dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=True, interval=10),
+            logger=dict(type='LoggerHook', interval=50),
+        ),
+    ],
+)

@@ -1,0 +1,4 @@
+_base_ = ['./resnet32_1xb128-200e_cifar10-lt-if10.py', '../_base_/disalign_cls.py']
+model = dict(_base_.disalign.model, class_prior=_base_.class_prior, exp_scale=1.2)
+train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.short_schedule
+load_from = 'work_dirs/resnet32_1xb128-200e_cifar10-lt-if10/epoch_200.pth'

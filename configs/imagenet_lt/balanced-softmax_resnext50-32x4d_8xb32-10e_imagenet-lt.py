@@ -1,0 +1,8 @@
+_base_ = ['./resnext50-32x4d_8xb32-90e_imagenet-lt.py', '../_base_/decoupled_cls.py']
+model = dict(
+    _base_.decoupled.balanced_softmax.model,
+    head=dict(loss=dict(_base_.decoupled.balanced_softmax.loss, class_prior=_base_.class_prior)),
+)
+custom_hooks = _base_.decoupled.balanced_softmax.custom_hooks
+train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.schedule
+load_from = 'work_dirs/resnext50-32x4d_8xb32-90e_imagenet-lt/epoch_90.pth'

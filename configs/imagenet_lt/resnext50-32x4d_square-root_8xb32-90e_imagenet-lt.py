@@ -1,0 +1,2 @@
+_base_ = ['./resnext50-32x4d_8xb32-90e_imagenet-lt.py', '../_base_/decoupled_cls.py']
+train_dataloader = _base_.decoupled.square_root.train_dataloader

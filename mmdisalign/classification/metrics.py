@@ -1,0 +1,157 @@
+"""Accuracy of many-, medium- and few-shot classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger, print_log
+from mmpretrain.registry import METRICS
+
+from ..analysis import Evaluation, group_means, markdown_table
+from ..calibration import ClassPrior, PriorLike
+from ..calibration.groups import groups_by_share
+from ..calibration.readers import read_table
+
+GROUPS = {'head': 'many', 'body': 'medium', 'tail': 'few'}
+MANY_MEDIUM_FEW = {'by': 'count', 'head': 100, 'tail': 20}
+TOP_K = 5
+
+
+@METRICS.register_module()
+class LongTailAccuracy(BaseMetric):
+    """Accuracy and F1, overall and by how many training images the classes have, in per cent.
+
+    - ``accuracy/top1`` and, of at least 5 classes, ``accuracy/top5``: over all images;
+    - ``accuracy/mean``: mean over the classes of their top-1 accuracy;
+    - ``accuracy/many``, ``accuracy/medium`` and ``accuracy/few``: its means over the classes with
+      more than 100 training images, with 20 to 100 and with fewer, as in the tables of
+      ImageNet-LT (Liu et al. 2019, "Large-Scale Long-Tailed Recognition in an Open World",
+      arXiv:1904.05160); NaN if there is no such class;
+    - ``accuracy/macro_f1``: mean over the classes of ``2·TP / (2·TP + FP + FN)``.
+
+    A class without an image is left out of the accuracies, one that is not predicted either, out
+    of F1.
+
+    Args:
+        class_prior: Anything that ``ClassPrior.build`` takes, counted in training images. If it
+            states groups, ``dict(source=..., groups=...)`` or a file with groups, its head, body
+            and tail are many, medium and few.
+        result_file: Where to write the means, the values per class and the groups, as JSON.
+            Default: None.
+        kwargs: Arguments of mmengine's ``BaseMetric``.
+
+    Raises:
+        ValueError: If the prior has other classes than the data set or the model's scores, or an
+            image has not one label that is one of the classes.
+    """
+
+    default_prefix: Optional[str] = 'accuracy'
+
+    def __init__(
+        self, class_prior: PriorLike, result_file: Optional[str] = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.class_prior = ClassPrior.build(class_prior)
+        if not _states_groups(class_prior):
+            self.class_prior = ClassPrior.build(self.class_prior, groups=MANY_MEDIUM_FEW)
+        self.result_file = result_file
+
+    @BaseMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: Optional[dict]) -> None:
+        """Take the data set's classes, which the prior must match; a list of images has none."""
+        if dataset_meta and 'classes' in dataset_meta:
+            self.class_prior.check_classes(dataset_meta['classes'])
+        self._dataset_meta = dataset_meta
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes: of the data set, else of the prior, else their indices."""
+        names = (self.dataset_meta or {}).get('classes') or self.class_prior.classes
+        return list(names or map(str, range(len(self.class_prior))))
+
+    @property
+    def groups(self) -> dict[str, list[int]]:
+        """Class indices of ``many``, ``medium`` and ``few``."""
+        return {GROUPS[name]: members for name, members in self.class_prior.groups.items()}
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep of each image its label, the best class, and whether the label is in the best 5.
+
+        Args:
+            data_batch: Not used.
+            data_samples: Predictions as mmpretrain's classifiers make them: ``pred_score`` (C,)
+                and ``gt_label`` (1,).
+        """
+        scores = torch.stack([sample['pred_score'] for sample in data_samples]).float()
+        labels = [sample['gt_label'].tolist() for sample in data_samples]
+        self._check(scores.shape[1], labels)
+        best = scores.topk(min(TOP_K, scores.shape[1])).indices.tolist()
+        self.results.extend((label, top[0], label in top) for (label,), top in zip(labels, best))
+
+    def _check(self, num_scores: int, labels: Sequence[Sequence[int]]) -> None:
+        num_classes = len(self.class_prior)
+        if num_scores != num_classes:
+            raise ValueError(
+                f'the class prior of LongTailAccuracy has {num_classes} classes, but the model '
+                f'predicts scores of {num_scores}'
+            )
+        for label in labels:
+            if len(label) != 1 or not 0 <= label[0] < num_classes:
+                raise ValueError(
+                    f'LongTailAccuracy is of images with one label of 0 to {num_classes - 1}, '
+                    f'got the labels {label}'
+                )
+
+    def compute_metrics(self, results: list[tuple[int, int, bool]]) -> dict[str, float]:
+        """Compute the metrics from what ``process`` kept of all images."""
+        labels, predicted, in_top = np.array(results).T
+        every = range(len(self.class_prior))
+        per_class = _per_class(labels, predicted, len(every))
+        metrics = {
+            'top1': 100 * float((labels == predicted).mean()),
+            f'top{TOP_K}': 100 * float(in_top.mean()),
+            **group_means(per_class['accuracy'], {'mean': every, **self.groups}),
+            **group_means(per_class['f1'], {'macro_f1': every}),
+        }
+        if len(every) < TOP_K:
+            del metrics[f'top{TOP_K}']
+        values = ['-' if np.isnan(value) else f'{value:.2f}' for value in metrics.values()]
+        table = markdown_table(['in %', *metrics], [['accuracy', *values]])
+        print_log(f'\n{table}', MMLogger.get_current_instance())
+        if self.result_file is not None:
+            self._write(metrics, per_class)
+        return metrics
+
+    def _write(self, metrics: Mapping[str, float], per_class: Mapping[str, np.ndarray]) -> None:
+        shares = self.class_prior.frequencies.tolist()
+        Evaluation(metrics, self.classes, self.groups, shares, per_class).save(self.result_file)
+
+
+def _per_class(
+    labels: np.ndarray, predicted: np.ndarray, num_classes: int
+) -> dict[str, np.ndarray]:
+    """Accuracy and F1 of each class, in per cent, (C,); NaN where there is nothing to divide by."""
+    right, labelled, guessed = (
+        np.bincount(chosen, minlength=num_classes)
+        for chosen in (labels[labels == predicted], labels, predicted)
+    )
+    with np.errstate(invalid='ignore'):  # 0 / 0
+        return {'accuracy': 100 * right / labelled, 'f1': 200 * right / (labelled + guessed)}
+
+
+def _states_groups(source: PriorLike, **reader_options: str) -> bool:
+    """Whether a source of class frequencies says itself what head, body and tail are."""
+    if isinstance(source, ClassPrior):  # always has groups; the default ones nobody has chosen
+        return source.groups != groups_by_share(source.frequencies)
+    if isinstance(source, (str, Path)):
+        return read_table(source, **reader_options).groups is not None
+    if not isinstance(source, Mapping):
+        return False
+    options = {key: value for key, value in source.items() if key not in ('source', 'groups')}
+    stated = source.get('groups') is not None
+    return stated or ('source' in source and _states_groups(source['source'], **options))

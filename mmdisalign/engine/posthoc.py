@@ -1,0 +1,121 @@
+"""Change the classifier of a trained model, and choose how far by a metric on validation data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+# Where mmseg's, mmdet's and mmpretrain's heads have their classifier.
+CLASSIFIERS = ('decode_head.conv_seg', 'fc_cls', 'head.fc', 'head.layers.head')
+# What is compared where the user does not say, by default_scope.
+METRICS = {'mmseg': 'mIoU', 'mmdet': 'lvis/bbox_AP', 'mmpretrain': 'accuracy/mean'}
+
+
+def find_classifiers(model: nn.Module) -> dict[str, nn.Module]:
+    """The classifiers of a model by name: several, in a cascade of bbox heads.
+
+    Raises:
+        TypeError: If there is none, or it is not linear.
+    """
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if any(f'.{name}'.endswith(f'.{end}') for end in CLASSIFIERS)
+    }
+    for name, module in found.items():
+        if not isinstance(module, (nn.Linear, nn.Conv2d)):
+            raise TypeError(f'{name} of the model is a {type(module).__name__}, not linear')
+    if not found:
+        raise TypeError(
+            f'{type(model).__name__} has no classifier of a known name ({", ".join(CLASSIFIERS)})'
+        )
+    return found
+
+
+def shift_scores(classifier: nn.Module, shift: Tensor) -> None:
+    """Add to the scores of a classifier, for good; a background, after the classes, stays.
+
+    Args:
+        classifier: Changed in place; it needs a bias.
+        shift: Shape (C,).
+
+    Raises:
+        ValueError: If the classifier has no bias, or another number of classes.
+    """
+    if classifier.bias is None:
+        raise ValueError('the classifier has no bias to add to; a cosine classifier has none')
+    if len(classifier.bias) - len(shift) not in (0, 1):
+        raise ValueError(
+            f'the class prior has {len(shift)} classes, but the classifier has '
+            f'{len(classifier.bias)} scores'
+        )
+    with torch.no_grad():
+        classifier.bias[: len(shift)] += shift.to(classifier.bias)
+
+
+def choose(
+    runner: Runner,
+    change: Callable[[nn.Module, float], None],
+    values: Sequence[float],
+    metric: Optional[str] = None,
+) -> tuple[float, dict[float, float]]:
+    """Apply a change with each value, evaluate on the validation data, and keep the best.
+
+    Args:
+        runner: Of a config with validation data and a checkpoint; afterwards, its model has the
+            change with the best value.
+        change: Changes a classifier in place.
+        values: What to try. With one value, nothing is evaluated.
+        metric: Key of the metric, the higher the better. Default: None, the usual one of the
+            library.
+
+    Returns:
+        The best value, and the metric by value.
+
+    Raises:
+        KeyError: If the evaluation gives no such metric.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    runner.load_or_resume()
+    classifiers = find_classifiers(model)
+    states = {name: _copy(module) for name, module in classifiers.items()}
+
+    def apply(value: float) -> None:
+        for name, module in classifiers.items():
+            module.load_state_dict(states[name])
+            change(module, value)
+
+    scores: dict[float, float] = {}
+    for value in values if len(values) > 1 else []:
+        apply(value)
+        scores[value] = _metric(runner.val(), metric or METRICS[runner.cfg.default_scope])
+    best = max(scores, key=scores.get) if scores else values[0]
+    apply(best)
+    return best, scores
+
+
+def save_model(runner: Runner, path: Union[str, Path], **meta: Any) -> None:
+    """Write the weights of a runner's model as a checkpoint, whole or not at all."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    state = {key: value.cpu() for key, value in model.state_dict().items()}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'{path.name}.part')
+    torch.save({'state_dict': state, 'meta': meta}, partial)
+    partial.replace(path)
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def _metric(metrics: dict[str, float], key: str) -> float:
+    if key not in metrics:
+        raise KeyError(f'the evaluation has no {key}; it has {", ".join(metrics)}')
+    return metrics[key]

@@ -1,0 +1,102 @@
+"""Balanced Sigmoid: the per-class logistic kin of Balanced Softmax."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..calibration import PriorLike
+from .base import PriorLoss
+
+
+class BalancedSigmoidLoss(PriorLoss):
+    r"""Binary cross-entropy per class, of scores shifted by the log-odds of the class.
+
+    .. math:: -\sum_j \log \mathrm{sigmoid}\bigl(t_j (z_j + \log \tfrac{n_j}{n - n_j})\bigr),
+        \quad t_y = 1,\ t_{j \ne y} = -1
+
+    Each score, without the shift, is then that of a class which is there as often as not. Source:
+    "Balanced Activation for Long-tailed Visual Recognition" (Ren et al., 2020), the second of the
+    two papers of Balanced Meta-Softmax's authors.
+
+    The label C, after the last class, is the background of a detector: no class at all. A class
+    that was never seen has no loss.
+
+    Args:
+        class_prior: Class counts of the training data: anything that ``ClassPrior.build`` takes.
+        background_count: How often no class is there, in the prior's unit; it is part of n.
+            Default: 0.
+        loss_name: Name in the log. Default: ``'loss_balanced_sigmoid'``.
+        kwargs: Arguments of :class:`PriorLoss`.
+
+    Raises:
+        ValueError: If a class makes up all samples, so that its log-odds are infinite.
+    """
+
+    log_odds: Tensor
+
+    def __init__(
+        self,
+        class_prior: PriorLike,
+        *,
+        background_count: float = 0.0,
+        loss_name: str = 'loss_balanced_sigmoid',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(class_prior, loss_name=loss_name, **kwargs)
+        counts = self.class_prior.counts
+        others = counts.sum() + background_count - counts
+        if (others <= 0).any():
+            name = self.class_prior.name_of(int(np.argmin(others)))
+            raise ValueError(f'every sample is {name}: balanced sigmoid needs samples of others')
+        seen = torch.tensor(counts > 0)
+        with np.errstate(divide='ignore'):
+            log_odds = torch.tensor(np.log(counts / others), dtype=torch.float32)
+        # Not persistent: a checkpoint of another loss has no such keys.
+        self.register_buffer('log_odds', log_odds.where(seen, torch.tensor(0.0)), persistent=False)
+        self.register_buffer('seen', seen, persistent=False)
+
+    def forward(
+        self,
+        pred: Tensor,
+        label: Tensor,
+        weight: Optional[Tensor] = None,
+        avg_factor: Optional[float] = None,
+        reduction_override: Optional[str] = None,
+        ignore_index: Optional[int] = None,
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            pred: Class scores, shape (N, C).
+            label: Class indices, shape (N,), int64; C is the background.
+            weight: Per element, shape (N,).
+            avg_factor: What the mean divides by. Default: None, N.
+            reduction_override: In the place of ``reduction``.
+            ignore_index: In the place of the loss's own.
+        """
+        self._check_scores(pred, self.num_classes)
+        options = self._call_options(reduction_override, ignore_index)
+        pred = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        valid = label != options['ignore_index']
+        target = F.one_hot(label.where(valid, self.num_classes), self.num_classes + 1)
+        loss = F.binary_cross_entropy_with_logits(
+            pred + self.log_odds.to(pred.dtype), target[:, :-1].to(pred.dtype), reduction='none'
+        )
+        loss = (loss * self.seen).sum(1) * valid
+        if weight is not None:
+            loss = loss * weight
+        if options['reduction'] == 'none':
+            return self.loss_weight * loss
+        total = self.loss_weight * loss.sum()
+        if options['reduction'] == 'sum':
+            return total
+        count = len(label) if avg_factor is None else avg_factor
+        return total / max(count, torch.finfo(pred.dtype).eps)
+
+    def extra_repr(self) -> str:
+        return f'{self.num_classes} classes'

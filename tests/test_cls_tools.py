@@ -1,0 +1,179 @@
+"""The tools on a classifier: a long-tailed project outside the checkout, trained and calibrated."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from project import kill_after_first_checkpoint, run
+
+COUNTS = (360, 90, 30, 12)
+TEST = 40
+STAGE_1 = """
+_base_ = [
+    __import__('mmdisalign').config_path('_base_/resnet32_cifar_lt.py'),
+    'mmpretrain::_base_/default_runtime.py',
+]
+model = dict(backbone=dict(depth=8), head=dict(num_classes=4))
+data_preprocessor = dict(num_classes=4, mean=[127.5] * 3, std=[64.0] * 3)
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+dataset = dict(type='CustomDataset', data_root='images', data_prefix='', pipeline=pipeline)
+train_dataloader = dict(
+    batch_size=32, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(**dataset, ann_file='train.txt'))
+val_dataloader = test_dataloader = dict(
+    batch_size=40, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(**dataset, ann_file='test.txt'))
+metric = dict(
+    type='mmdisalign.classification.LongTailAccuracy', class_prior='images/train.txt',
+    result_file='stage1.json')
+val_evaluator = test_evaluator = metric
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=3e-3))
+param_scheduler = [dict(type='CosineAnnealingLR', T_max=4, convert_to_iter_based=True)]
+train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=4)
+default_hooks = dict(checkpoint=dict(interval=4))
+randomness = dict(seed=0)
+"""
+STAGE_2 = """
+_base_ = ['stage1.py', __import__('mmdisalign').config_path('_base_/decoupled_cls.py')]
+train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.short_schedule
+load_from = 'stage1/epoch_4.pth'
+
+train_cfg.update(max_epochs=6, val_interval=100)
+optim_wrapper.optimizer.lr = 0.05
+default_hooks.checkpoint.interval = 1
+val_evaluator = test_evaluator = dict(result_file='{name}.json')
+"""
+METHODS = {
+    'disalign': "model = dict(_base_.disalign.model, class_prior='images/train.txt')",
+    'crt': (
+        'model = _base_.decoupled.crt.model\n'
+        'train_dataloader = _base_.decoupled.crt.train_dataloader\n'
+        'custom_hooks = _base_.decoupled.crt.custom_hooks'
+    ),
+    'cosine': (
+        'model = _base_.decoupled.cosine.model\ncustom_hooks = _base_.decoupled.cosine.custom_hooks'
+    ),
+}
+
+
+def write_images(root: Path) -> None:
+    """Faint patterns under noise: a classifier that is unsure goes for the frequent class."""
+    rng = np.random.default_rng(0)
+    patterns = rng.normal(size=(len(COUNTS), 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    for split, counts in (('train', COUNTS), ('test', [TEST] * len(COUNTS))):
+        lines = []
+        for label, count in enumerate(counts):
+            for number in range(count):
+                image = 127.5 + 9 * patterns[label] + 50 * rng.normal(size=(32, 32, 3))
+                path = root / split / f'class {label}' / f'{number}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path)
+                lines.append(f'{path.relative_to(root)} {label}\n')
+        (root / f'{split}.txt').write_text(''.join(lines))
+
+
+@pytest.fixture(scope='module')
+def project(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project outside the checkout, with its stage 1 trained and evaluated."""
+    root = tmp_path_factory.mktemp('project')
+    write_images(root / 'images')
+    (root / 'stage1.py').write_text(STAGE_1)
+    for name, lines in METHODS.items():
+        (root / f'{name}.py').write_text(STAGE_2.format(name=name) + lines + '\n')
+    run(repo, root, sys.executable, repo / 'tools/train.py', 'stage1.py', '--work-dir', 'stage1')
+    return root
+
+
+def result(project: Path, name: str) -> dict[str, float]:
+    return json.loads((project / f'{name}.json').read_text())['summary']
+
+
+def test(repo: Path, project: Path, config: str, checkpoint: str, name: str) -> dict[str, float]:
+    options = ['--cfg-options', f'test_evaluator.result_file={name}.json']
+    run(repo, project, sys.executable, repo / 'tools/test.py', config, checkpoint, *options)
+    return result(project, name)
+
+
+test.__test__ = False
+
+
+@pytest.fixture(scope='module')
+def calibrated(repo: Path, project: Path) -> str:
+    """Checkpoint of a stage 2 that was killed and resumed."""
+    command = [sys.executable, repo / 'tools/train.py', 'disalign.py']
+    kill_after_first_checkpoint(repo, project, 'disalign', *command)
+    output = run(repo, project, *command, '--work-dir', 'disalign', '--resume')
+    assert 'resumed epoch' in output
+    return 'disalign/epoch_6.pth'
+
+
+def test_calibration_raises_the_classes_behind_the_first_and_the_mean(
+    repo: Path, project: Path, calibrated: str
+) -> None:
+    before = result(project, 'stage1')
+    after = test(repo, project, 'disalign.py', calibrated, 'disalign')
+    # It was 30 to 64, and the classes of 90 and of 30 images 10 to 80; that of 12 was not learned.
+    assert after['mean'] > before['mean'] + 10
+    assert after['medium'] > before['medium'] + 20
+
+
+def test_calibration_trains_itself_alone(project: Path, calibrated: str) -> None:
+    before, after = (
+        torch.load(project / path, weights_only=False)['state_dict']
+        for path in ('stage1/epoch_4.pth', calibrated)
+    )
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert len(set(after) - set(before)) == 4
+
+
+def test_two_processes_retrain_the_classifier(repo: Path, project: Path) -> None:
+    command = ['bash', repo / 'tools/dist_train.sh', 'crt.py', 2, '--work-dir', 'crt']
+    run(repo, project, *command, '--cfg-options', 'train_dataloader.batch_size=16')
+    before, after = (
+        torch.load(project / path, weights_only=False)['state_dict']
+        for path in ('stage1/epoch_4.pth', 'crt/epoch_6.pth')
+    )
+    changed = {key for key, value in before.items() if not torch.equal(after[key], value)}
+    assert changed == {'head.fc.weight', 'head.fc.bias'}
+    mean = test(repo, project, 'crt.py', 'crt/epoch_6.pth', 'crt')['mean']
+    assert mean > result(project, 'stage1')['mean'] + 10
+
+
+@pytest.mark.parametrize('method', ['tau-norm', 'logit-adjustment'])
+def test_post_hoc_methods_choose_a_value_and_raise_the_mean(
+    repo: Path, project: Path, method: str
+) -> None:
+    command = [sys.executable, repo / 'tools/posthoc.py', method, 'stage1.py']
+    command += ['stage1/epoch_4.pth', f'{method}.pth', '--prior', 'images/train.txt']
+    output = run(repo, project, *command, '--value', 0, 0.5, 1)
+    table = output[output.index('| value |') :].splitlines()
+    scores = [float(line.split('|')[2]) for line in table[2 : 2 + 3]]
+    after = test(repo, project, 'stage1.py', f'{method}.pth', method)
+    assert after['mean'] == pytest.approx(max(scores), abs=1e-3)
+    # With the value 0 nothing changes.
+    assert scores[0] == pytest.approx(result(project, 'stage1')['mean'], abs=1e-3)
+
+
+def test_class_means_become_the_weights_of_a_cosine_classifier(repo: Path, project: Path) -> None:
+    command = [sys.executable, repo / 'tools/posthoc.py', 'ncm']
+    run(repo, project, *command, 'cosine.py', 'stage1/epoch_4.pth', 'ncm.pth')
+    assert test(repo, project, 'cosine.py', 'ncm.pth', 'ncm')['mean'] > 30
+    output = run(
+        repo, project, *command, 'stage1.py', 'stage1/epoch_4.pth', 'no.pth', ok=False
+    )  # fmt: skip
+    assert 'ncm needs a config whose head is CosineClsHead, not LinearClsHead' in output
+    assert not (project / 'no.pth').exists()
+
+
+def test_a_metric_that_is_not_evaluated_is_named(repo: Path, project: Path) -> None:
+    command = [sys.executable, repo / 'tools/posthoc.py', 'tau-norm', 'stage1.py']
+    command += ['stage1/epoch_4.pth', 'no.pth', '--metric', 'mIoU']
+    output = run(repo, project, *command, ok=False)
+    assert 'the evaluation has no mIoU; it has accuracy/top1' in output
+    assert not (project / 'no.pth').exists()

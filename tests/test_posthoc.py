@@ -1,0 +1,119 @@
+"""Post-hoc baselines: the formulas, and the tool that chooses how far."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mmdisalign.calibration import (
+    ClassPrior,
+    class_means,
+    logit_adjustment,
+    normalized_calibration,
+    tau_normalized,
+)
+from mmdisalign.engine.posthoc import find_classifiers, shift_scores
+
+COUNTS = [60, 30, 10]
+
+
+def test_tau_normalization_by_hand() -> None:
+    weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])  # norms 5 and 2
+    assert torch.equal(tau_normalized(weight, 0), weight)
+    torch.testing.assert_close(tau_normalized(weight, 1), torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+    half = tau_normalized(weight, 0.5)
+    assert half.norm(dim=1).tolist() == pytest.approx([math.sqrt(5), math.sqrt(2)])
+
+
+def test_tau_normalization_of_a_convolution_is_that_of_its_matrix() -> None:
+    weight = torch.randn(3, 4, 1, 1)
+    expected = tau_normalized(weight.flatten(1), 0.7)
+    torch.testing.assert_close(tau_normalized(weight, 0.7).flatten(1), expected)
+
+
+def test_logit_adjustment_by_hand() -> None:
+    # Two classes, 3 : 1. Scores that are the log-frequencies become equal with tau = 1.
+    shift = logit_adjustment([3, 1], 1.0)
+    adjusted = torch.tensor([0.75, 0.25]).log() + shift
+    assert float(adjusted[0] - adjusted[1]) == pytest.approx(0, abs=1e-6)
+    assert not logit_adjustment([3, 1], 0.0).any()
+
+
+@pytest.mark.parametrize('tau', [0.5, 1.0, 2.0])
+def test_logit_adjustment_divides_probabilities_by_a_power_of_the_prior(tau: float) -> None:
+    z = torch.randn(8, 3)
+    powers = torch.tensor([0.6, 0.3, 0.1]) ** tau
+    expected = z.softmax(1) / powers
+    expected /= expected.sum(1, keepdim=True)
+    adjusted = (z + logit_adjustment(COUNTS, tau)).softmax(1)
+    torch.testing.assert_close(adjusted, expected)
+
+
+def test_norcal_by_hand() -> None:
+    # p = (1/2, 1/4) and background 1/4; counts 4 and 1, gamma = 1: 1/8, 1/4, 1/4, sum 5/8.
+    z = torch.tensor([0.5, 0.25, 0.25]).log()
+    z[:2] += normalized_calibration([4, 1], 1.0)
+    assert z.softmax(0).tolist() == pytest.approx([1 / 5, 2 / 5, 2 / 5])
+
+
+@pytest.mark.parametrize('gamma', [0.3, 1.0])
+def test_norcal_divides_the_probabilities_of_the_foreground(gamma: float) -> None:
+    z = torch.randn(8, 4)
+    p = z.softmax(1)
+    p[:, :3] /= torch.tensor(COUNTS) ** gamma
+    expected = p / p.sum(1, keepdim=True)
+    z[:, :3] += normalized_calibration(COUNTS, gamma)
+    torch.testing.assert_close(z.softmax(1), expected)
+
+
+def test_a_class_that_was_never_seen_counts_as_the_rarest() -> None:
+    shift = logit_adjustment([8, 0, 2], 1.0)
+    assert shift[1] == shift[2]
+    assert torch.isfinite(shift).all()
+
+
+def test_class_means_by_hand() -> None:
+    features = torch.tensor([[1.0, 0], [3, 0], [0, 5]])
+    means = class_means(features, torch.tensor([0, 0, 1]), 2)
+    assert means.tolist() == [[2, 0], [0, 5]]
+    with pytest.raises(ValueError, match=r'of classes \[1, 3\]'):
+        class_means(features, torch.tensor([0, 0, 2]), 4)
+
+
+def test_shifting_a_classifier_leaves_a_background_as_it_is() -> None:
+    shift = torch.tensor([1.0, 2, 3])
+    for classifier in (nn.Linear(5, 4), nn.Conv2d(5, 3, 1)):
+        before = classifier.bias.clone()
+        shift_scores(classifier, shift)
+        expected = torch.zeros(len(before))
+        expected[:3] = shift
+        torch.testing.assert_close(classifier.bias - before, expected)
+    with pytest.raises(ValueError, match='prior has 3 classes, but the classifier has 80'):
+        shift_scores(nn.Linear(5, 80), shift)
+    with pytest.raises(ValueError, match='has no bias'):
+        shift_scores(nn.Linear(5, 3, bias=False), shift)
+
+
+def test_classifiers_are_found_in_all_three_libraries() -> None:
+    def model(**modules: nn.Module) -> nn.Module:
+        return nn.ModuleDict(modules)
+
+    linear = nn.Linear(2, 2)
+    heads = nn.ModuleList([model(fc_cls=nn.Linear(2, 2), fc_reg=linear) for _ in range(3)])
+    cascade = model(roi_head=model(bbox_head=heads))
+    assert list(find_classifiers(cascade)) == [f'roi_head.bbox_head.{i}.fc_cls' for i in range(3)]
+    segmentor = model(decode_head=model(conv_seg=nn.Conv2d(2, 2, 1)))
+    segmentor['auxiliary_head'] = model(conv_seg=nn.Conv2d(2, 2, 1))
+    assert list(find_classifiers(segmentor)) == ['decode_head.conv_seg']
+    assert list(find_classifiers(model(head=model(fc=linear)))) == ['head.fc']
+    vit = model(head=model(layers=model(head=linear)))
+    assert list(find_classifiers(vit)) == ['head.layers.head']
+    with pytest.raises(TypeError, match='no classifier of a known name'):
+        find_classifiers(linear)
+
+
+def test_prior_of_a_table_may_be_given() -> None:
+    assert len(logit_adjustment('ade20k', 1.0)) == len(ClassPrior.build('ade20k'))
