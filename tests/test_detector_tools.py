@@ -129,3 +129,23 @@ def test_two_processes_train_and_resume_the_facade_benchmark(
     output = run(repo, project, *launch, *options, 'train_cfg.max_iters=3')
     assert 'resumed epoch' in output
     assert (project / 'facade/iter_3.pth').exists()
+
+
+def test_norcal_divides_by_the_image_counts_and_leaves_the_background(
+    repo: Path, project: Path
+) -> None:
+    command = [sys.executable, repo / 'tools/posthoc.py', 'norcal', 'stage1.py', 'stage1.pth']
+    annotations = 'scenes/annotations/scenes_train.json'
+    options = ['--prior', annotations, '--unit', 'images', '--value', 0.5]
+    run(repo, project, *command, 'norcal.pth', *options)
+    before, after = (
+        torch.load(project / path, weights_only=False)['state_dict']
+        for path in ('stage1.pth', 'norcal.pth')
+    )
+    changed = {key for key, value in before.items() if not torch.equal(after[key], value)}
+    assert changed == {'roi_head.bbox_head.fc_cls.bias'}
+    content = json.loads((project / annotations).read_text())
+    images = [category['image_count'] for category in content['categories']]
+    expected = torch.cat([-0.5 * torch.tensor(images).float().log(), torch.zeros(1)])
+    shift = after['roi_head.bbox_head.fc_cls.bias'] - before['roi_head.bbox_head.fc_cls.bias']
+    torch.testing.assert_close(shift, expected)

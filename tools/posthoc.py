@@ -79,6 +79,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint of stage 1')
     parser.add_argument('out', help='checkpoint to write')
     parser.add_argument('--prior', help='class prior: a file or the name of a table')
+    parser.add_argument('--unit', choices=['instances', 'images'], help='what the prior counts')
     parser.add_argument('--value', type=float, nargs='+', help='τ or γ; of several, the best')
     parser.add_argument('--metric', help='what is compared, the higher the better')
     launch.add_common_arguments(parser)
@@ -130,7 +131,8 @@ def main() -> None:
         posthoc.save_model(runner, args.out, posthoc={'method': 'ncm'})
         return
     method = METHODS[args.method]
-    prior = ClassPrior.build(args.prior) if args.prior else None
+    unit = {'unit': args.unit} if args.unit else {}
+    prior = ClassPrior.build(args.prior, **unit) if args.prior else None
     values = args.value or method.values
     best, scores = posthoc.choose(runner, method.change(prior), values, args.metric)
     if scores:
