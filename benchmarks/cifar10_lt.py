@@ -16,48 +16,52 @@ from mmdisalign.engine.commands import run_tool
 CONFIGS = Path(__file__).with_suffix('')
 ARCHIVE = BENCH.parent / 'data/cifar10_lt/cifar10_lt.tar'
 OUT = Path('work_dirs/bench/cifar10_lt')
-STAGE1 = OUT / 'stage1/epoch_20.pth'
 LIST = OUT / 'data/CIFAR10_LT_train.txt'
-TRAINED = ('crt', 'lws', 'balanced_softmax', 'meta_sampler', 'disalign', 'disalign_cosine')
-EPOCHS = 10
-NAMES = {
+EPOCHS = 3
+METHODS = {
     'crt': 'cRT',
     'lws': 'LWS',
     'balanced_softmax': 'Balanced Softmax',
     'meta_sampler': 'Meta Sampler',
     'disalign': 'DisAlign',
-    'disalign_cosine': 'DisAlign, cosine',
+    'cosine': 'cosine classifier',
+    'disalign_cosine': 'DisAlign of the cosine classifier',
 }
 # Post-hoc methods, with the config that they change the classifier of.
 POSTHOC = {'tau-norm': 'stage1', 'ncm': 'cosine', 'logit-adjustment': 'stage1'}
 
-Row = tuple[str, Mapping[str, Optional[float]], float]
+Row = tuple[str, Mapping[str, Optional[float]], Optional[float]]
 
 
-def run(seeds: Sequence[int], exp_scale: float) -> str:
+def run(seeds: Sequence[int], exp_scales: Sequence[float]) -> str:
     """Train stage 1 once and each second stage for each seed; returns the table of the means."""
     if not ARCHIVE.is_file():
         return f'cifar10_lt: not run, its images are not in {ARCHIVE}'
     unpack()
-    # --resume: a benchmark that was interrupted goes on with what it has.
-    minutes = run_tool(
-        'train', CONFIGS / 'stage1.py', '--work-dir', OUT / 'stage1', '--resume',
-        log=OUT / 'stage1.log',
-    )  # fmt: skip
-    rows = [('stage 1', evaluate('stage1', STAGE1), minutes)]
+    rows = [('stage 1', evaluate('stage1', stage1()), None)]
     rows += [posthoc(method) for method in POSTHOC]
-    train('cosine', seeds[0], [])
-    for method in TRAINED:
-        options = [f'model.exp_scale={exp_scale}'] if method.startswith('disalign') else []
-        rows.append(mean(NAMES[method], [train(method, seed, options) for seed in seeds]))
+    for method, name in METHODS.items():
+        for exp_scale in exp_scales if method.startswith('disalign') else [None]:
+            runs = [train(method, seed, exp_scale) for seed in seeds]
+            rows.append(mean(name if exp_scale is None else f'{name}, ρ = {exp_scale}', runs))
     summaries = {name: summary for name, summary, _ in rows}
-    table = summary_table(
-        summaries, tables.CLASSIFICATION, {name: spent for name, _, spent in rows}
-    )
+    minutes = {name: spent for name, _, spent in rows if spent is not None}
+    table = summary_table(summaries, tables.CLASSIFICATION, minutes)
+    seeds_named = ', '.join(map(str, seeds))
     return (
-        f'CIFAR-10-LT, imbalance 100, ResNet-32, half of the validation images, per cent; second '
-        f'stages: mean of seeds {", ".join(map(str, seeds))}, exp_scale {exp_scale}\n\n{table}'
+        'CIFAR-10-LT, imbalance 100, ResNet-32, half of the validation images, per cent; trained '
+        f'second stages: mean of the seeds {seeds_named}\n\n{table}'
     )
+
+
+def stage1() -> Path:
+    """The checkpoint of stage 1, which is trained unless it is there."""
+    path = OUT / 'stage1/epoch_20.pth'
+    if not path.is_file():
+        command = [CONFIGS / 'stage1.py', '--work-dir', OUT / 'stage1', '--resume']
+        minutes = run_tool('train', *command, log=OUT / 'stage1.log')
+        print(f'Stage 1 took {minutes:.1f} minutes.')
+    return path
 
 
 def unpack() -> None:
@@ -73,14 +77,18 @@ def unpack() -> None:
     (data / 'report.txt').write_text(''.join(lines[1::2]))
 
 
-def train(method: str, seed: int, options: Sequence[str]) -> Row:
+def train(method: str, seed: int, exp_scale: Optional[float]) -> Row:
     """Train and evaluate a second stage."""
     name = f'{method}_seed{seed}'
-    command = [CONFIGS / f'{method}.py', '--work-dir', OUT / name, '--resume', '--cfg-options']
-    # The test images are what is reported; those of validation are for choosing τ.
-    command += [f'randomness.seed={seed}', 'train_cfg.val_interval=1000', *options]
+    options = [f'randomness.seed={seed}', 'train_cfg.val_interval=1000']
+    if exp_scale is not None:
+        name = f'{method}_rho{exp_scale}_seed{seed}'
+        options.append(f'model.exp_scale={exp_scale}')
     if method == 'meta_sampler':
-        command.append(f'custom_hooks.1.seed={seed}')
+        options.append(f'custom_hooks.1.seed={seed}')
+    if method == 'disalign_cosine':
+        options.append(f'load_from={OUT}/cosine_seed{seed}/epoch_{EPOCHS}.pth')
+    command = [CONFIGS / f'{method}.py', '--work-dir', OUT / name, '--cfg-options', *options]
     minutes = run_tool('train', *command, log=OUT / f'{name}.log')
     return name, evaluate(method, OUT / name / f'epoch_{EPOCHS}.pth', name), minutes
 
@@ -88,7 +96,9 @@ def train(method: str, seed: int, options: Sequence[str]) -> Row:
 def posthoc(method: str) -> Row:
     """Change the classifier of stage 1 and evaluate it."""
     out, config = OUT / f'{method}.pth', POSTHOC[method]
-    command = [method, CONFIGS / f'{config}.py', STAGE1, out, '--prior', LIST]
+    command = [method, CONFIGS / f'{config}.py', stage1(), out]
+    if method == 'logit-adjustment':
+        command += ['--prior', LIST]
     minutes = run_tool('posthoc', *command, '--work-dir', OUT / method, log=OUT / f'{method}.log')
     return method, evaluate(config, out, method), minutes
 

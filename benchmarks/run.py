@@ -15,7 +15,6 @@ from mmdisalign.analysis import tables
 from mmdisalign.engine.commands import run_tool
 
 CAMVID = Stage2('camvid', 'iter_150.pth', 0.6, tables.SEGMENTATION)
-EXP_SCALE = 1.0
 FACADE = Stage2('facade', 'iter_400.pth', 0.4, tables.DETECTION)
 
 
@@ -32,7 +31,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], str]] = {
     'iteration': lambda args: iteration.run(),
     'camvid': camvid,
     'facade': lambda args: FACADE.run(args.seeds, args.exp_scale),
-    'cifar10_lt': lambda args: cifar10_lt.run(args.seeds, *(args.exp_scale or [EXP_SCALE])),
+    'cifar10_lt': lambda args: cifar10_lt.run(args.seeds, args.exp_scale or [1.2]),
     'lvis_eval': lambda args: lvis_eval.run(),
 }
 

@@ -142,11 +142,11 @@ def test_all_the_papers_data_sets_and_networks_are_there() -> None:
     assert 'disalign_resnet152_8xb32-10e_places-lt' in stems
     for classes in (10, 100):
         for imbalance in (10, 50, 100, 200):
-            assert f'disalign_resnet32_1xb128-10e_cifar{classes}-lt-if{imbalance}' in stems
+            assert f'disalign_resnet32_1xb128-3e_cifar{classes}-lt-if{imbalance}' in stems
     for method in set(STAGE_2) - {'disalign_cosine', 'cosine'}:
         assert f'{method}_resnext50-32x4d_8xb32-10e_imagenet-lt' in stems
     for method in STAGE_2:
-        assert f'{method}_resnet32_1xb128-10e_cifar10-lt-if100' in stems
+        assert f'{method}_resnet32_1xb128-3e_cifar10-lt-if100' in stems
 
 
 @pytest.mark.parametrize('name', CONFIGS)

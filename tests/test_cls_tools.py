@@ -163,11 +163,44 @@ def test_post_hoc_methods_choose_a_value_and_raise_the_mean(
 def test_class_means_become_the_weights_of_a_cosine_classifier(repo: Path, project: Path) -> None:
     command = [sys.executable, repo / 'tools/posthoc.py', 'ncm']
     run(repo, project, *command, 'cosine.py', 'stage1/epoch_4.pth', 'ncm.pth')
-    assert test(repo, project, 'cosine.py', 'ncm.pth', 'ncm')['mean'] > 30
+    own = torch.load(project / 'ncm.pth', weights_only=False)['state_dict']
+    features, labels = features_of_training_images(project)
+    means = torch.stack([features[labels == label].mean(0) for label in range(4)])
+    # Batches are summed in another order.
+    torch.testing.assert_close(own['head.fc.weight'], means, rtol=1e-4, atol=1e-5)
+    assert test(repo, project, 'cosine.py', 'ncm.pth', 'ncm')['mean'] > 50
     output = run(
         repo, project, *command, 'stage1.py', 'stage1/epoch_4.pth', 'no.pth', ok=False
     )  # fmt: skip
     assert 'ncm needs a config whose head is CosineClsHead, not LinearClsHead' in output
+    assert not (project / 'no.pth').exists()
+
+
+def features_of_training_images(project: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """By plain PyTorch: images in RGB as they are, the network of stage 1, mean over the map."""
+    from mmdisalign.classification import CIFARResNet
+
+    state = torch.load(project / 'stage1/epoch_4.pth', weights_only=False)['state_dict']
+    network = CIFARResNet(depth=8)
+    start = 'backbone.'
+    network.load_state_dict({k[len(start) :]: v for k, v in state.items() if k.startswith(start)})
+    lines = (project / 'images/train.txt').read_text().splitlines()
+    paths, labels = zip(*(line.rsplit(' ', 1) for line in lines))
+    # mmpretrain reads BGR, and this config does not turn it round.
+    images = [np.asarray(Image.open(project / 'images' / path))[:, :, ::-1] for path in paths]
+    batch = torch.tensor(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        maps = network.eval()((batch - 127.5) / 64)[-1]
+    return maps.mean((2, 3)), torch.tensor([int(label) for label in labels])
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_changed(repo: Path, project: Path) -> None:
+    state = torch.load(project / 'stage1/epoch_4.pth', weights_only=False)['state_dict']
+    del state['backbone.stem.conv.weight']
+    torch.save({'state_dict': state}, project / 'half.pth')
+    command = [sys.executable, repo / 'tools/posthoc.py', 'tau-norm', 'stage1.py', 'half.pth']
+    output = run(repo, project, *command, 'no.pth', '--value', 1, ok=False)
+    assert 'missing keys in source state_dict: backbone.stem.conv.weight' in output
     assert not (project / 'no.pth').exists()
 
 

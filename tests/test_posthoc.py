@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from mmdisalign.calibration import (
+    AdaptiveCalibration,
     ClassPrior,
-    class_means,
+    CosineLinear,
     logit_adjustment,
     normalized_calibration,
     tau_normalized,
 )
-from mmdisalign.engine.posthoc import find_classifiers, shift_scores
+from mmdisalign.engine.posthoc import choose, find_classifiers, shift_scores
 
 COUNTS = [60, 30, 10]
 
@@ -26,6 +27,13 @@ def test_tau_normalization_by_hand() -> None:
     torch.testing.assert_close(tau_normalized(weight, 1), torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
     half = tau_normalized(weight, 0.5)
     assert half.norm(dim=1).tolist() == pytest.approx([math.sqrt(5), math.sqrt(2)])
+
+
+@pytest.mark.parametrize('tau', [0.3, 0.7])
+def test_tau_normalization_against_its_formula(tau: float) -> None:
+    weight = torch.randn(5, 8)
+    expected = torch.stack([w / sum(v * v for v in w.tolist()) ** (tau / 2) for w in weight])
+    torch.testing.assert_close(tau_normalized(weight, tau), expected)
 
 
 def test_tau_normalization_of_a_convolution_is_that_of_its_matrix() -> None:
@@ -75,26 +83,59 @@ def test_a_class_that_was_never_seen_counts_as_the_rarest() -> None:
     assert torch.isfinite(shift).all()
 
 
-def test_class_means_by_hand() -> None:
-    features = torch.tensor([[1.0, 0], [3, 0], [0, 5]])
-    means = class_means(features, torch.tensor([0, 0, 1]), 2)
-    assert means.tolist() == [[2, 0], [0, 5]]
-    with pytest.raises(ValueError, match=r'of classes \[1, 3\]'):
-        class_means(features, torch.tensor([0, 0, 2]), 4)
-
-
 def test_shifting_a_classifier_leaves_a_background_as_it_is() -> None:
     shift = torch.tensor([1.0, 2, 3])
-    for classifier in (nn.Linear(5, 4), nn.Conv2d(5, 3, 1)):
+    for classifier, background in ((nn.Linear(5, 4), True), (nn.Conv2d(5, 3, 1), False)):
         before = classifier.bias.clone()
-        shift_scores(classifier, shift)
+        shift_scores(classifier, shift, background=background)
         expected = torch.zeros(len(before))
         expected[:3] = shift
         torch.testing.assert_close(classifier.bias - before, expected)
     with pytest.raises(ValueError, match='prior has 3 classes, but the classifier has 80'):
         shift_scores(nn.Linear(5, 80), shift)
+    with pytest.raises(ValueError, match='3 classes and background, but the classifier has 3'):
+        shift_scores(nn.Linear(5, 3), shift, background=True)
     with pytest.raises(ValueError, match='has no bias'):
         shift_scores(nn.Linear(5, 3, bias=False), shift)
+
+
+class StubRunner:
+    """What the choice needs of a Runner: the metric is how near the weight's norm is to 1."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def val(self) -> dict[str, float]:
+        norm = float(self.model['head']['fc'].weight.norm())
+        return {'near': -abs(norm - 1), 'nan': math.nan}
+
+
+def test_the_best_value_is_kept_and_each_is_tried_from_the_start() -> None:
+    fc = nn.Linear(1, 1)
+    with torch.no_grad():
+        fc.weight.fill_(8.0)
+    runner = StubRunner(nn.ModuleDict({'head': nn.ModuleDict({'fc': fc})}))
+
+    def divide(classifier: nn.Module, value: float) -> None:
+        with torch.no_grad():
+            classifier.weight /= value
+
+    best, scores = choose(runner, divide, [2, 7, 8, 16], 'near')
+    assert best == 8
+    assert scores == pytest.approx({2: -3, 7: -1 / 7, 8: 0, 16: -0.5})
+    assert fc.weight.item() == 1
+    with pytest.raises(KeyError, match='no mIoU; it has near, nan'):
+        choose(runner, divide, [1, 2], 'mIoU')
+    with pytest.raises(ValueError, match='nan of the validation data is NaN'):
+        choose(runner, divide, [1, 2], 'nan')
+
+
+def test_classifiers_that_cannot_be_changed_are_refused() -> None:
+    calibrated = nn.ModuleDict({'fc': nn.Linear(2, 2), 'calibration': AdaptiveCalibration(2, 2)})
+    with pytest.raises(TypeError, match='is calibrated already'):
+        find_classifiers(nn.ModuleDict({'head': calibrated}))
+    with pytest.raises(TypeError, match=r'head\.fc of the model is a CosineLinear, not linear'):
+        find_classifiers(nn.ModuleDict({'head': nn.ModuleDict({'fc': CosineLinear(2, 2)})}))
 
 
 def test_classifiers_are_found_in_all_three_libraries() -> None:

@@ -15,37 +15,41 @@ from typing import Any, Optional
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
 from torch import nn
 
 from mmdisalign.analysis import markdown_table
 from mmdisalign.calibration import (
     ClassPrior,
-    class_means,
     logit_adjustment,
     normalized_calibration,
     tau_normalized,
 )
 from mmdisalign.engine import check_checkpoint, check_data, launch, posthoc
 
+Change = Callable[[nn.Module, float], None]
 
-def _normalize(prior: Optional[ClassPrior]) -> Callable[[nn.Module, float], None]:
+
+def normalize(prior: None) -> Change:
+    """Take the norms out of the weights; the paper leaves the bias out."""
+
     def change(classifier: nn.Module, tau: float) -> None:
         with torch.no_grad():
             classifier.weight.copy_(tau_normalized(classifier.weight, tau))
             if classifier.bias is not None and tau:
-                classifier.bias.zero_()  # the paper leaves the bias out
+                classifier.bias.zero_()
 
     return change
 
 
-def _adjust(prior: ClassPrior) -> Callable[[nn.Module, float], None]:
+def adjust(prior: ClassPrior) -> Change:
+    """Subtract the logarithm of the frequencies."""
     return lambda classifier, tau: posthoc.shift_scores(classifier, logit_adjustment(prior, tau))
 
 
-def _norcal(prior: ClassPrior) -> Callable[[nn.Module, float], None]:
+def divide(prior: ClassPrior) -> Change:
+    """Divide the probabilities of the foreground by a power of the counts."""
     return lambda classifier, gamma: posthoc.shift_scores(
-        classifier, normalized_calibration(prior, gamma)
+        classifier, normalized_calibration(prior, gamma), background=True
     )
 
 
@@ -54,20 +58,24 @@ class Method:
     """A change of the classifier that one number controls.
 
     Attributes:
-        change: From a prior, which may be None, to the change.
+        change: From a prior, None where there is none, to the change.
         values: What is tried by default.
+        scopes: The libraries whose models it is for.
         needs_prior: Whether it needs class frequencies.
     """
 
-    change: Callable[[Optional[ClassPrior]], Callable[[nn.Module, float], None]]
+    change: Callable[[Any], Change]
     values: tuple[float, ...]
+    scopes: tuple[str, ...]
     needs_prior: bool = True
 
 
 METHODS = {
-    'tau-norm': Method(_normalize, tuple(i / 10 for i in range(11)), needs_prior=False),
-    'logit-adjustment': Method(_adjust, tuple(i / 4 for i in range(9))),
-    'norcal': Method(_norcal, tuple(i / 5 for i in range(6))),
+    'tau-norm': Method(
+        normalize, tuple(i / 10 for i in range(11)), ('mmpretrain', 'mmseg'), needs_prior=False
+    ),
+    'logit-adjustment': Method(adjust, tuple(i / 4 for i in range(9)), ('mmpretrain', 'mmseg')),
+    'norcal': Method(divide, tuple(i / 5 for i in range(6)), ('mmdet',)),
 }
 
 
@@ -84,62 +92,70 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--metric', help='what is compared, the higher the better')
     launch.add_common_arguments(parser)
     args = parser.parse_args()
-    if args.method != 'ncm' and METHODS[args.method].needs_prior and not args.prior:
+    if args.launcher != 'none':
+        parser.error('it runs in one process: leave --launcher out')
+    needs_prior = args.method != 'ncm' and METHODS[args.method].needs_prior
+    if needs_prior and not args.prior:
         parser.error(f'{args.method} needs class frequencies: --prior')
+    if args.method == 'ncm' and (args.value or args.metric):
+        parser.error('ncm has nothing to choose: leave --value and --metric out')
     return args
 
 
-def nearest_class_mean(runner: Runner, cfg: Config) -> None:
-    """Make the class means of the training data the weights of the cosine classifier."""
-    model = runner.model
-    kind = type(getattr(model, 'head', None)).__name__
-    if 'Cosine' not in kind:
-        raise TypeError(f'ncm needs a config whose head is CosineClsHead, not {kind}')
-    runner.load_or_resume()
-    # The images as they are tested, each once.
-    loader = dict(cfg.val_dataloader, dataset=dict(cfg.train_dataloader.dataset))
-    loader['dataset']['pipeline'] = cfg.val_dataloader.dataset.pipeline
-    features, labels = [], []
-    model.eval()
-    for batch in runner.build_dataloader(loader):
-        with torch.no_grad():
-            data = model.data_preprocessor(batch, False)
-            features.append(model.head.pre_logits(model.extract_feat(data['inputs'])))
-        labels += [sample.gt_label for sample in data['data_samples']]
-    means = class_means(torch.cat(features), torch.cat(labels), model.head.num_classes)
-    with torch.no_grad():
-        model.head.fc.weight.copy_(means)
+def load_config(args: argparse.Namespace) -> Config:
+    """The config of the command line, without what an evaluation would write."""
+    cfg = launch.load_config(args)
+    check_data(cfg, *(['train', 'val'] if args.method == 'ncm' else ['val']))
+    check_checkpoint(args.checkpoint)
+    # The checkpoint is loaded strictly; and what is tried is no result, so that the file of an
+    # earlier evaluation stays.
+    cfg.load_from, cfg.resume = None, False
+    evaluators = cfg.val_evaluator
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        evaluator.pop('result_file', None)
+    return cfg
 
 
-def _as_list(value: Any) -> list:
-    return value if isinstance(value, list) else [value]
+def set_class_means(args: argparse.Namespace, cfg: Config) -> None:
+    """Nearest class mean."""
+    from mmdisalign.classification import ncm
+
+    runner = launch.build_runner(cfg)
+    ncm.load_features(runner.model, args.checkpoint)
+    ncm.set_class_means(runner)
+    posthoc.save_model(runner, args.out, posthoc={'method': 'ncm'})
+
+
+def change_classifier(args: argparse.Namespace, cfg: Config) -> None:
+    """The methods that one number controls."""
+    method, scope = METHODS[args.method], cfg.get('default_scope')
+    if scope not in method.scopes:
+        raise ValueError(
+            f'{args.method} is for models of {" and ".join(method.scopes)}, the config of {scope}'
+        )
+    unit = {'unit': args.unit} if args.unit else {}
+    prior = ClassPrior.build(args.prior, **unit) if args.prior else None
+    metric: Optional[str] = args.metric or posthoc.METRICS[scope]
+    runner = launch.build_runner(cfg)
+    runner.load_checkpoint(args.checkpoint, map_location='cpu', strict=True)
+    values = args.value or method.values
+    best, scores = posthoc.choose(runner, method.change(prior), values, metric)
+    if scores:
+        rows = [[f'{value:g}', f'{score:.4f}'] for value, score in scores.items()]
+        print(markdown_table(['value', metric], rows))
+    chosen = {'method': args.method, 'value': best, 'metric': metric if scores else None}
+    posthoc.save_model(runner, args.out, posthoc=chosen)
+    print(f'{args.method} with {best:g}: {args.out}')
 
 
 def main() -> None:
     """Do what the command line says."""
     args = parse_args()
-    cfg = launch.load_config(args)
-    cfg.load_from = args.checkpoint
-    check_data(cfg, 'val')
-    check_checkpoint(args.checkpoint)
-    # What is tried is no result: the file keeps what an evaluation of the config wrote.
-    for evaluator in _as_list(cfg.val_evaluator):
-        evaluator.pop('result_file', None)
-    runner = launch.build_runner(cfg)
+    cfg = load_config(args)
     if args.method == 'ncm':
-        nearest_class_mean(runner, cfg)
-        posthoc.save_model(runner, args.out, posthoc={'method': 'ncm'})
-        return
-    method = METHODS[args.method]
-    unit = {'unit': args.unit} if args.unit else {}
-    prior = ClassPrior.build(args.prior, **unit) if args.prior else None
-    values = args.value or method.values
-    best, scores = posthoc.choose(runner, method.change(prior), values, args.metric)
-    if scores:
-        rows = [[f'{value:g}', f'{score:.4f}'] for value, score in scores.items()]
-        print(markdown_table(['value', args.metric or 'metric'], rows))
-    posthoc.save_model(runner, args.out, posthoc={'method': args.method, 'value': best})
-    print(f'{args.method} with {best:g}: {args.out}')
+        set_class_means(args, cfg)
+    else:
+        change_classifier(args, cfg)
 
 
 if __name__ == '__main__':

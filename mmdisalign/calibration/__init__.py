@@ -2,7 +2,7 @@
 
 from .adaptive import AdaptiveCalibration
 from .cosine import CosineConv2d, CosineLinear
-from .posthoc import class_means, logit_adjustment, normalized_calibration, tau_normalized
+from .posthoc import logit_adjustment, normalized_calibration, tau_normalized
 from .prior import ClassPrior, PriorLike
 from .released import convert_released_keys
 from .reweight import ZeroCount, generalized_reweight
@@ -16,7 +16,6 @@ __all__ = [
     'CosineLinear',
     'PriorLike',
     'ZeroCount',
-    'class_means',
     'convert_released_keys',
     'generalized_reweight',
     'logit_adjustment',

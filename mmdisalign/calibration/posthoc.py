@@ -63,30 +63,6 @@ def normalized_calibration(prior: PriorLike, gamma: float) -> Tensor:
     return -gamma * _log(ClassPrior.build(prior).counts)
 
 
-def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Mean feature of each class, the classifier of nearest-class-mean.
-
-    Source: NCM in Kang et al., ICLR 2020, section 4.2, with cosine similarity.
-
-    Args:
-        features: Shape (N, F).
-        labels: Class indices, shape (N,).
-        num_classes: C.
-
-    Returns:
-        Shape (C, F).
-
-    Raises:
-        ValueError: If a class has no sample.
-    """
-    counts = torch.bincount(labels, minlength=num_classes)
-    absent = (counts == 0).nonzero().flatten().tolist()
-    if absent:
-        raise ValueError(f'no sample, so no mean, of classes {absent}')
-    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
-    return sums / counts[:, None]
-
-
 def _log(values: np.ndarray) -> Tensor:
     """Logarithms, (C,), those of zeros as that of the least positive value."""
     return torch.tensor(np.log(values.clip(min=values[values > 0].min())), dtype=torch.float32)

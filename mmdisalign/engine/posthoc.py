@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
+
+from .stage import CALIBRATIONS
 
 # Where mmseg's, mmdet's and mmpretrain's heads have their classifier.
 CLASSIFIERS = ('decode_head.conv_seg', 'fc_cls', 'head.fc', 'head.layers.head')
@@ -21,15 +23,21 @@ def find_classifiers(model: nn.Module) -> dict[str, nn.Module]:
     """The classifiers of a model by name: several, in a cascade of bbox heads.
 
     Raises:
-        TypeError: If there is none, or it is not linear.
+        TypeError: If there is none, it is not plainly linear (a cosine classifier has no norms and
+            no bias to change), or its scores are calibrated afterwards.
     """
+    if any(isinstance(module, CALIBRATIONS) for module in model.modules()):
+        raise TypeError(
+            f'{type(model).__name__} is calibrated already: what is added to its scores would be '
+            'calibrated too. Use the config and the checkpoint of stage 1'
+        )
     found = {
         name: module
         for name, module in model.named_modules()
         if any(f'.{name}'.endswith(f'.{end}') for end in CLASSIFIERS)
     }
     for name, module in found.items():
-        if not isinstance(module, (nn.Linear, nn.Conv2d)):
+        if type(module) not in (nn.Linear, nn.Conv2d):
             raise TypeError(f'{name} of the model is a {type(module).__name__}, not linear')
     if not found:
         raise TypeError(
@@ -38,22 +46,23 @@ def find_classifiers(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def shift_scores(classifier: nn.Module, shift: Tensor) -> None:
-    """Add to the scores of a classifier, for good; a background, after the classes, stays.
+def shift_scores(classifier: nn.Module, shift: Tensor, *, background: bool = False) -> None:
+    """Add to the scores of the classes, for good.
 
     Args:
         classifier: Changed in place; it needs a bias.
         shift: Shape (C,).
+        background: Whether a score of the background follows those of the classes; it stays.
 
     Raises:
-        ValueError: If the classifier has no bias, or another number of classes.
+        ValueError: If the classifier has no bias, or another number of scores.
     """
     if classifier.bias is None:
-        raise ValueError('the classifier has no bias to add to; a cosine classifier has none')
-    if len(classifier.bias) - len(shift) not in (0, 1):
+        raise ValueError('the classifier has no bias to add to')
+    if len(classifier.bias) != len(shift) + background:
         raise ValueError(
-            f'the class prior has {len(shift)} classes, but the classifier has '
-            f'{len(classifier.bias)} scores'
+            f'the class prior has {len(shift)} classes{" and background" * background}, but the '
+            f'classifier has {len(classifier.bias)} scores'
         )
     with torch.no_grad():
         classifier.bias[: len(shift)] += shift.to(classifier.bias)
@@ -63,27 +72,25 @@ def choose(
     runner: Runner,
     change: Callable[[nn.Module, float], None],
     values: Sequence[float],
-    metric: Optional[str] = None,
+    metric: str,
 ) -> tuple[float, dict[float, float]]:
     """Apply a change with each value, evaluate on the validation data, and keep the best.
 
     Args:
-        runner: Of a config with validation data and a checkpoint; afterwards, its model has the
+        runner: Of a config with validation data, its model loaded; afterwards, the model has the
             change with the best value.
         change: Changes a classifier in place.
         values: What to try. With one value, nothing is evaluated.
-        metric: Key of the metric, the higher the better. Default: None, the usual one of the
-            library.
+        metric: Key of the metric, the higher the better.
 
     Returns:
         The best value, and the metric by value.
 
     Raises:
         KeyError: If the evaluation gives no such metric.
+        ValueError: If it is NaN.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    runner.load_or_resume()
-    classifiers = find_classifiers(model)
+    classifiers = find_classifiers(runner.model)
     states = {name: _copy(module) for name, module in classifiers.items()}
 
     def apply(value: float) -> None:
@@ -94,7 +101,7 @@ def choose(
     scores: dict[float, float] = {}
     for value in values if len(values) > 1 else []:
         apply(value)
-        scores[value] = _metric(runner.val(), metric or METRICS[runner.cfg.default_scope])
+        scores[value] = _metric(runner.val(), metric)
     best = max(scores, key=scores.get) if scores else values[0]
     apply(best)
     return best, scores
@@ -102,8 +109,7 @@ def choose(
 
 def save_model(runner: Runner, path: Union[str, Path], **meta: Any) -> None:
     """Write the weights of a runner's model as a checkpoint, whole or not at all."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    state = {key: value.cpu() for key, value in model.state_dict().items()}
+    state = {key: value.cpu() for key, value in runner.model.state_dict().items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.part')
@@ -118,4 +124,6 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
 def _metric(metrics: dict[str, float], key: str) -> float:
     if key not in metrics:
         raise KeyError(f'the evaluation has no {key}; it has {", ".join(metrics)}')
+    if math.isnan(metrics[key]):
+        raise ValueError(f'{key} of the validation data is NaN, so nothing can be chosen by it')
     return metrics[key]

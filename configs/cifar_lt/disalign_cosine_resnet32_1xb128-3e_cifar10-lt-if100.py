@@ -6,4 +6,4 @@ model = dict(
     exp_scale=1.2,
 )
 train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.short_schedule
-load_from = 'work_dirs/cosine_resnet32_1xb128-10e_cifar10-lt-if100/epoch_10.pth'
+load_from = 'work_dirs/cosine_resnet32_1xb128-3e_cifar10-lt-if100/epoch_3.pth'
