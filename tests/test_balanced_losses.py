@@ -101,12 +101,18 @@ def test_maps_of_scores() -> None:
     torch.testing.assert_close(loss(z, y), loss(flat, y.flatten()))
 
 
-def test_an_unseen_class_takes_no_part() -> None:
-    z = torch.tensor([[1.0, 5.0, 0.0]])
-    expected = softmax_reference([1, 0], 0, [60, 10])
-    assert BalancedSoftmaxLoss([60, 0, 10])(z, torch.tensor([0])) == pytest.approx(expected)
-    expected = sigmoid_reference([1, 0], 0, [60, 10])
-    assert BalancedSigmoidLoss([60, 0, 10])(z, torch.tensor([0])) == pytest.approx(expected)
+@pytest.mark.parametrize(
+    ('kind', 'reference'),
+    [(BalancedSoftmaxLoss, softmax_reference), (BalancedSigmoidLoss, sigmoid_reference)],
+)
+def test_an_unseen_class_is_an_error_or_as_zero_count_says(kind: type, reference) -> None:
+    z, y = torch.tensor([[1.0, 5.0, 0.0]]), torch.tensor([0])
+    with pytest.raises(ValueError, match='zero frequency: class 1'):
+        kind([60, 0, 10])
+    ignoring = kind([60, 0, 10], zero_count='ignore')
+    assert ignoring(z, y) == pytest.approx(reference([1, 0], 0, [60, 10]))
+    as_the_rarest = kind([60, 0, 10], zero_count='min')
+    assert as_the_rarest(z, y) == pytest.approx(reference([1, 5, 0], 0, [60, 10, 10]))
 
 
 def test_background_is_a_class_with_a_count_or_left_out() -> None:

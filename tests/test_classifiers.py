@@ -204,10 +204,17 @@ def test_softmax_losses_become_grw(kind: str) -> None:
     assert (type(loss).__name__, loss.loss_weight) == ('GRWCrossEntropyLoss', 2.0)
 
 
-def test_mixup_is_left_out_where_labels_must_be_classes() -> None:
-    cfg = ConfigDict(stage1_cfg(), train_cfg=dict(augments=dict(type='Mixup', alpha=0.8)))
+@pytest.mark.parametrize('place', ['train_cfg', 'data_preprocessor'])
+def test_mixup_is_left_out_where_labels_must_be_classes(place: str) -> None:
+    cfg, mixup = stage1_cfg(), dict(augments=dict(type='Mixup', alpha=0.8))
+    if place == 'train_cfg':
+        cfg.train_cfg = mixup
+        cfg.data_preprocessor = dict(num_classes=5)
+    else:
+        cfg.data_preprocessor = dict(num_classes=5, batch_augments=mixup)
     cfg.update(type='CalibratedImageClassifier', class_prior=PRIOR)
-    assert MODELS.build(cfg).data_preprocessor.batch_augments is None
+    # mmpretrain writes into the config that it builds from.
+    assert MODELS.build(copy.deepcopy(cfg)).data_preprocessor.batch_augments is None
     assert MODELS.build(ConfigDict(cfg, stage='joint')).data_preprocessor.batch_augments
 
 

@@ -255,6 +255,17 @@ def test_the_image_folder_is_checked_too(tmp_path: Path, prefix) -> None:
     assert complaint(**dataset) is None
 
 
+def test_the_folders_that_a_list_names_are_checked(tmp_path: Path) -> None:
+    """The shipped configs have lists with folders and no prefix."""
+    (tmp_path / 'ImageNet_LT_train.txt').write_text('train/n01440764/n01440764_190.JPEG 0\n')
+    dataset = dict(data_root=str(tmp_path), ann_file='ImageNet_LT_train.txt')
+    message = complaint(**dataset)
+    assert f'there: {tmp_path}/train (' in message
+    assert 'image-net.org' in message
+    (tmp_path / 'train').mkdir()
+    assert complaint(**dataset) is None
+
+
 def test_without_a_prefix_the_images_are_in_the_root(tmp_path: Path) -> None:
     path = tmp_path / 'list.txt'
     path.write_text('a.jpg 0\n')
@@ -268,7 +279,7 @@ def test_absolute_paths_and_the_home_folder_are_joined_as_mmpretrain_does(
 ) -> None:
     monkeypatch.setenv('HOME', str(tmp_path))
     (tmp_path / 'images').mkdir()
-    (tmp_path / 'list.txt').write_text('images/a.jpg 0\n')
+    (tmp_path / 'list.txt').write_text('a.jpg 0\n')
     dataset = dict(data_root='nowhere', ann_file='~/list.txt', data_prefix='~/images')
     assert complaint(**dataset) is None
     built = DATASETS.build(dict(type='CustomDataset', **dataset))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -136,8 +137,10 @@ def test_norcal_divides_by_the_image_counts_and_leaves_the_background(
 ) -> None:
     command = [sys.executable, repo / 'tools/posthoc.py', 'norcal', 'stage1.py', 'stage1.pth']
     annotations = 'scenes/annotations/scenes_train.json'
-    options = ['--prior', annotations, '--unit', 'images', '--value', 0.5]
-    run(repo, project, *command, 'norcal.pth', *options)
+    # The untrained detector finds nothing with either value, so the first is chosen.
+    options = ['--prior', annotations, '--unit', 'images', '--value', 0.5, 0.6]
+    output = run(repo, project, *command, 'norcal.pth', *options)
+    assert re.search(r'\| value \| lvis/bbox_AP \|\n.*\n\| +0.5 \|.*\n\| +0.6 \|', output)
     before, after = (
         torch.load(project / path, weights_only=False)['state_dict']
         for path in ('stage1.pth', 'norcal.pth')

@@ -66,7 +66,7 @@ decoupled = dict(
         custom_hooks=[dict(type='mmdisalign.classification.ResetClassifierHook')],
     ),
     # Sampling for any stage (Kang et al. 2020): by the square root of the class frequency, or from
-    # images equally often to classes equally often within so many epochs.
+    # images equally often to classes equally often: progressive_epochs are those of the stage.
     square_root=dict(
         train_dataloader=dict(
             sampler=dict(_delete_=True, type='mmdisalign.classification.ClassSampler', power=0.5)

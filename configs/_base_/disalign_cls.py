@@ -6,6 +6,7 @@
 #   train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.schedule
 #   val_evaluator = dict(_base_.disalign.evaluator, class_prior='my_train_list.txt')
 #   test_evaluator = dict(_base_.disalign.evaluator, class_prior='my_train_list.txt')
+#   custom_hooks = []  # an EMAHook of stage 1 would average the calibration with its start
 #   load_from = 'my_stage1.pth'
 disalign = dict(
     # By its full name: importing it registers the rest, and the stage-1 config keeps its

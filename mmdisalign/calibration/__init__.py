@@ -5,7 +5,7 @@ from .cosine import CosineConv2d, CosineLinear
 from .posthoc import logit_adjustment, normalized_calibration, tau_normalized
 from .prior import ClassPrior, PriorLike
 from .released import convert_released_keys
-from .reweight import ZeroCount, generalized_reweight
+from .reweight import ZeroCount, filled_counts, generalized_reweight
 from .scale import ClassScale
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     'PriorLike',
     'ZeroCount',
     'convert_released_keys',
+    'filled_counts',
     'generalized_reweight',
     'logit_adjustment',
     'normalized_calibration',

@@ -32,7 +32,8 @@ def meta_loss(
 
     - The Gumbel-softmax selection is soft in the loss too, not one-hot with a straight-through
       gradient, so that the gradient with respect to the rates is the exact one of this function.
-      The loss of a selection is the mixture of the losses of the instances.
+      The loss of a selection is the mixture of the losses of the instances; at a temperature
+      near 1, mixtures are more even than the rates.
     - It selects among the instances of a batch that was drawn with the present rates, not among
       the whole data set: its probabilities are relative to the classes in the batch.
     - The inner step is one of plain gradient descent, whatever optimiser trains the classifier.

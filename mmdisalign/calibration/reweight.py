@@ -36,16 +36,24 @@ def generalized_reweight(
     prior = ClassPrior.build(prior)
     if exp_scale < 0:
         raise ValueError(f'exp_scale must be at least 0, got {exp_scale}')
-    counts = prior.counts.copy()
-    unseen = counts == 0
-    if unseen.any():
-        counts[unseen] = _count_of_unseen(prior, zero_count)
+    counts = filled_counts(prior, zero_count)
+    weights = np.zeros(len(prior))
     # The scale of the counts cancels in the quotient; with frequencies, the powers stay moderate.
-    weights = (counts / counts.sum()) ** -exp_scale
-    if zero_count == 'ignore':
-        weights[unseen] = 0
+    weighted = counts > 0
+    weights[weighted] = (counts[weighted] / counts.sum()) ** -exp_scale
     num_weighted = np.count_nonzero(weights)
     return torch.tensor(weights / weights.sum() * num_weighted, dtype=torch.float32)
+
+
+def filled_counts(prior: ClassPrior, zero_count: ZeroCount) -> np.ndarray:
+    """Class counts, shape (C,), with those of classes that were never seen as ``zero_count`` says.
+
+    With ``'ignore'`` they stay 0.
+    """
+    counts = prior.counts.copy()
+    if (counts == 0).any() and zero_count != 'ignore':
+        counts[counts == 0] = _count_of_unseen(prior, zero_count)
+    return counts
 
 
 def _count_of_unseen(prior: ClassPrior, zero_count: ZeroCount) -> float:
@@ -55,7 +63,7 @@ def _count_of_unseen(prior: ClassPrior, zero_count: ZeroCount) -> float:
             f'no weight for classes of zero frequency: {names}. Count more data, or say how to '
             "treat them with zero_count='min', zero_count='ignore' or a pseudo-count"
         )
-    if zero_count in ('min', 'ignore'):
+    if zero_count == 'min':
         return float(prior.counts[prior.counts > 0].min())
     if isinstance(zero_count, str) or zero_count <= 0:
         raise ValueError(

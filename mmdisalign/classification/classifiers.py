@@ -33,7 +33,8 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
     - ``'joint'``: everything trains.
 
     What does not train is frozen, in eval mode and without autograd. Mixup and CutMix
-    (``train_cfg``) are left out then: their labels are no class indices.
+    (``train_cfg`` or the data preprocessor's ``batch_augments``) are left out then: their labels
+    are no class indices.
 
     Args:
         head: Config of the head.
@@ -70,9 +71,8 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
             head['loss'] = _grw_loss(head.get('loss', {}), grw)
         elif stage == 'calibration' and not issubclass(kind, LWSLinearClsHead):
             _check_is_grw(head)
-        if stage != 'joint' and kwargs.get('train_cfg'):
-            print_log('Mixup and CutMix of train_cfg are left out in stage 2.', 'current')
-            kwargs['train_cfg'] = None
+        if stage != 'joint':
+            kwargs = _without_batch_augments(kwargs)
         super().__init__(head=head, **kwargs)
         self._enter_stage(stage)
 
@@ -103,6 +103,18 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
         if self.stage == 'classifier':
             _drop_other_kind(state_dict, f'{prefix}head.', self.head)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _without_batch_augments(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a classifier without Mixup and CutMix."""
+    preprocessor = options.get('data_preprocessor')
+    in_preprocessor = isinstance(preprocessor, dict) and preprocessor.get('batch_augments')
+    if options.get('train_cfg') or in_preprocessor:
+        print_log('Mixup and CutMix are left out in stage 2.', 'current')
+        options = {**options, 'train_cfg': None}
+        if in_preprocessor:
+            options['data_preprocessor'] = {**preprocessor, 'batch_augments': None}
+    return options
 
 
 def _drop_other_kind(state_dict: dict, prefix: str, head: nn.Module) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
 
 from .heads import classifier_of
 

@@ -38,11 +38,13 @@ class MetaSamplerHook(Hook):
     The log has the rate of each class, ``rate_0`` and so on, or of more than 20 classes
     ``rate_min``, ``rate_max`` and ``rate_entropy``, and the loss of the outer batch, ``meta_loss``.
     The rates are in the checkpoint, with the state of Adam and the number of steps, which decides
-    the random draws: a resumed training goes on as if it had not stopped.
+    the random draws of classes, images and noise. Random augmentation of the outer batch, and the
+    images that a loader had fetched before a training stopped, are drawn anew.
 
     Args:
         meta_batch_size: Size M of the class-balanced batch of each process. Default: 128.
-        interval: Iterations between two steps. Default: 10.
+        interval: Iterations between two steps; a step costs about as much as an iteration, and its
+            images are loaded by the training process itself. Default: 10.
         lr: Learning rate of the logarithms of the rates. Default: 0.01.
         inner_lr: η, learning rate of the inner step. Default: 0.1.
         temperature: Of the Gumbel-softmax. Default: 1.

@@ -109,6 +109,8 @@ class LongTailAccuracy(BaseMetric):
 
     def compute_metrics(self, results: list[tuple[int, int, bool]]) -> dict[str, float]:
         """Compute the metrics from what ``process`` kept of all images."""
+        if not results:
+            raise ValueError('LongTailAccuracy got no image: the evaluated data set is empty')
         labels, predicted, in_top = np.array(results).T
         every = range(len(self.class_prior))
         per_class = _per_class(labels, predicted, len(every))

@@ -91,10 +91,23 @@ def _paths(dataset: Mapping[str, Any]) -> Iterator[Path]:
     for name in (dataset.get('ann_file'), *folders):
         if isinstance(name, str) and _is_local(root) and _is_local(name):
             yield Path(root) / os.path.expanduser(name)
+    if kind == 'CustomDataset' and isinstance(prefix, str) and _is_local(root + prefix):
+        yield from _listed_folder(Path(root), prefix, dataset.get('ann_file') or '')
     metainfo = dataset.get('metainfo') or {}
     classes = dataset.get('classes') or metainfo.get('classes')
     if isinstance(classes, str) and _is_local(classes):  # a file of names, not below data_root
         yield Path(os.path.expanduser(classes))
+
+
+def _listed_folder(root: Path, prefix: str, ann_file: str) -> Iterator[Path]:
+    """The folder that the first line of a ``path label`` list begins with, if the list is there."""
+    path = root / os.path.expanduser(ann_file)
+    if not ann_file or not path.is_file():
+        return
+    with path.open(encoding='utf-8') as lines:
+        parts = Path(next(lines, '').rpartition(' ')[0]).parts
+    if len(parts) > 1 and _is_local(parts[0]):
+        yield root / os.path.expanduser(prefix) / parts[0]
 
 
 def _is_local(path: str) -> bool:

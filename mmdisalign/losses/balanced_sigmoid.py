@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..calibration import PriorLike
+from ..calibration import PriorLike, ZeroCount, filled_counts
 from .base import PriorLoss
 
 
@@ -23,13 +23,15 @@ class BalancedSigmoidLoss(PriorLoss):
     "Balanced Activation for Long-tailed Visual Recognition" (Ren et al., 2020), the second of the
     two papers of Balanced Meta-Softmax's authors.
 
-    The label C, after the last class, is the background of a detector: no class at all. A class
-    that was never seen has no loss.
+    The label C, after the last class, is the background of a detector: no class at all.
 
     Args:
         class_prior: Class counts of the training data: anything that ``ClassPrior.build`` takes.
         background_count: How often no class is there, in the prior's unit; it is part of n.
             Default: 0.
+        zero_count: How to treat classes that the prior never saw, see
+            :func:`generalized_reweight`; with ``'ignore'`` they have no loss, so their scores stay
+            where they began. Default: None, an error.
         loss_name: Name in the log. Default: ``'loss_balanced_sigmoid'``.
         kwargs: Arguments of :class:`PriorLoss`.
 
@@ -44,11 +46,12 @@ class BalancedSigmoidLoss(PriorLoss):
         class_prior: PriorLike,
         *,
         background_count: float = 0.0,
+        zero_count: ZeroCount = None,
         loss_name: str = 'loss_balanced_sigmoid',
         **kwargs: Any,
     ) -> None:
         super().__init__(class_prior, loss_name=loss_name, **kwargs)
-        counts = self.class_prior.counts
+        counts = filled_counts(self.class_prior, zero_count)
         others = counts.sum() + background_count - counts
         if (others <= 0).any():
             name = self.class_prior.name_of(int(np.argmin(others)))

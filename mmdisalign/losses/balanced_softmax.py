@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..calibration import PriorLike
+from ..calibration import PriorLike, ZeroCount, filled_counts
 from .base import PriorLoss
 from .grw_cross_entropy import checked_normalizer, weighted_cross_entropy
 
@@ -23,14 +23,15 @@ class BalancedSoftmaxLoss(PriorLoss):
     Visual Recognition", NeurIPS 2020, section 3.1; the logit-adjusted loss of Menon et al.,
     ICLR 2021, is the same.
 
-    A class that the prior never saw has no part in the sum.
-
     Args:
         class_prior: Class counts of the training data: anything that ``ClassPrior.build`` takes.
         background_count: How often a background class, which follows those of the prior in the
             scores, occurs, in the prior's unit. ``'left_out'``: its score is not shifted, and the
             counts are scaled to a geometric mean of 1, so that the shifts favour neither side.
             Default: None, there is no background.
+        zero_count: How to treat classes that the prior never saw, see
+            :func:`generalized_reweight`; with ``'ignore'`` they have no part in the sum, and must
+            not be labels. Default: None, an error.
         normalizer: What the mean divides by, see :func:`weighted_cross_entropy`. Default:
             ``'elements'``.
         loss_name: Name in the log. Default: ``'loss_balanced_softmax'``.
@@ -47,13 +48,14 @@ class BalancedSoftmaxLoss(PriorLoss):
         class_prior: PriorLike,
         *,
         background_count: Union[float, str, None] = None,
+        zero_count: ZeroCount = None,
         normalizer: str = 'elements',
         loss_name: str = 'loss_balanced_softmax',
         **kwargs: Any,
     ) -> None:
         super().__init__(class_prior, loss_name=loss_name, **kwargs)
         self.normalizer = checked_normalizer(normalizer)
-        shift = _log_counts(self.class_prior.counts, background_count)
+        shift = _log_counts(filled_counts(self.class_prior, zero_count), background_count)
         # Not persistent: a checkpoint of another loss has no such key.
         self.register_buffer(
             'log_counts', torch.tensor(shift, dtype=torch.float32), persistent=False
