@@ -34,8 +34,10 @@ help:
 demo: env-demo
 	"$(PYTHON)" tools/demo.py
 
+# Two processes of one thread each; a file's tests share what it trained. PyTorch's threads would wait
+# for each other.
 test: env
-	"$(PYTHON)" -m pytest
+	OMP_NUM_THREADS=1 "$(PYTHON)" -m pytest -n 2 --dist loadfile
 
 lint: env-lint
 	"$(PYTHON)" -m ruff check .

@@ -28,6 +28,7 @@ RANGES = {
     'matplotlib': '',
     'pillow': '',
     'pytest': '>=7',
+    'pytest-xdist': '',
 }
 BASE = ('numpy', 'packaging', 'torch')
 _OPENMMLAB = ('mmengine', 'mmcv', 'setuptools')
@@ -35,7 +36,7 @@ EXTRAS = {
     'seg': (*_OPENMMLAB, 'mmsegmentation', 'ftfy', 'regex'),
     'det': (*_OPENMMLAB, 'mmdet', 'faster-coco-eval', 'lvis'),
     'cls': (*_OPENMMLAB, 'mmpretrain'),
-    'tests': ('pytest', 'matplotlib', 'pillow'),
+    'tests': ('pytest', 'pytest-xdist', 'matplotlib', 'pillow'),
 }
 EXTRAS['all'] = tuple(dict.fromkeys(EXTRAS['seg'] + EXTRAS['det'] + EXTRAS['cls']))
 

@@ -13,7 +13,10 @@ from pathlib import Path
 def environment(repo: Path) -> dict[str, str]:
     """The environment of a user who has installed the checkout."""
     path = os.pathsep.join([str(repo), os.environ.get('PYTHONPATH', '')])
-    return {**os.environ, 'PYTHONPATH': path, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'}
+    # Tests that run at the same time, in other workers of pytest-xdist, launch on other ports.
+    worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:])
+    own = {'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PORT': str(29500 + worker)}
+    return {**os.environ, 'PYTHONPATH': path, **own}
 
 
 def run(repo: Path, project: Path, *command: object, ok: bool = True) -> str:
