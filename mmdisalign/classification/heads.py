@@ -10,6 +10,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ..calibration import AdaptiveCalibration, ClassScale, CosineLinear, convert_released_keys
+from ..engine import check_prior, derive
 
 
 @MODELS.register_module()
@@ -39,7 +40,7 @@ class CalibratedClsHeadMixin:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.calibration = self._build_calibration(classifier_of(self))
-        self._check_prior()
+        check_prior(self.loss_module, self.num_classes, 'head')
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
         """Calibrated scores (N, C); arguments as of the head's own ``forward``."""
@@ -47,14 +48,6 @@ class CalibratedClsHeadMixin:
 
     def _build_calibration(self, classifier: nn.Linear) -> nn.Module:
         return AdaptiveCalibration(self.num_classes, classifier.in_features)
-
-    def _check_prior(self) -> None:
-        num_classes = getattr(self.loss_module, 'num_classes', self.num_classes)
-        if num_classes != self.num_classes:
-            raise ValueError(
-                f'the class prior of {type(self.loss_module).__name__} has {num_classes} classes, '
-                f'but the head has num_classes={self.num_classes}'
-            )
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         convert_released_keys(state_dict, prefix, formula='increment')
@@ -86,13 +79,7 @@ def calibrated(head: type) -> type:
             f'{head.__name__} cannot be calibrated: it is not a LinearClsHead or a '
             'VisionTransformerClsHead, so its features and scores are not known'
         )
-    name = f'DisAlign{head.__name__}'
-    doc = f"mmpretrain's ``{head.__name__}``, calibrated; see :class:`CalibratedClsHeadMixin`."
-    attributes = {'__doc__': doc, '__module__': __name__}
-    cls = type(name, (CalibratedClsHeadMixin, head), attributes)
-    if name not in MODELS.module_dict:  # a head of the user's may share its name with mmpretrain's
-        MODELS.register_module(name=name, module=cls)
-    return cls
+    return derive(head, CalibratedClsHeadMixin, MODELS)
 
 
 def classifier_name(head: nn.Module) -> str:

@@ -10,6 +10,7 @@ from mmdet.models.roi_heads import bbox_heads as heads
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
+from ..engine import check_prior, derive
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
 
 
@@ -29,7 +30,7 @@ class CalibratedBBoxHeadMixin:
         predictor['type'] = calibrated_classifier(registered_class(predictor['type']))
         super().__init__(*args, cls_predictor_cfg=predictor, **kwargs)
         self._check_classifier()
-        self._check_prior()
+        check_prior(self.loss_cls, self.num_classes, 'bbox head')
 
     def loss(
         self, cls_score: Tensor, bbox_pred: Optional[Tensor], *args: Any, **kwargs: Any
@@ -51,14 +52,6 @@ class CalibratedBBoxHeadMixin:
         if getattr(self.loss_cls, 'use_sigmoid', False):
             raise _refusal(type(self), f'with {loss} on sigmoid scores, not softmax ones')
 
-    def _check_prior(self) -> None:
-        num_classes = getattr(self.loss_cls, 'num_classes', self.num_classes)
-        if num_classes != self.num_classes:
-            raise ValueError(
-                f'the class prior of {type(self.loss_cls).__name__} has {num_classes} classes, '
-                f'but the bbox head has num_classes={self.num_classes}'
-            )
-
 
 @cache
 def calibrated(head: type) -> type:
@@ -79,13 +72,7 @@ def calibrated(head: type) -> type:
     passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if 'cls_predictor_cfg' not in parameters and not passes_on:
         raise _refusal(head, 'it does not build its classifier from cls_predictor_cfg')
-    name = f'DisAlign{head.__name__}'
-    doc = f"mmdet's ``{head.__name__}``, calibrated; see :class:`CalibratedBBoxHeadMixin`."
-    attributes = {'__doc__': doc, '__module__': __name__}
-    cls = type(name, (CalibratedBBoxHeadMixin, head), attributes)
-    if name not in MODELS.module_dict:  # a head of the user's may share its name with mmdet's
-        MODELS.register_module(name=name, module=cls)
-    return cls
+    return derive(head, CalibratedBBoxHeadMixin, MODELS)
 
 
 def registered_class(kind: Any) -> type:

@@ -10,6 +10,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..calibration import AdaptiveCalibration, CosineLinear, convert_released_keys
+from ..engine import derive
 
 MODELS.register_module(module=CosineLinear)
 
@@ -59,12 +60,7 @@ def calibrated_classifier(classifier: type) -> type:
     """
     if issubclass(classifier, CalibratedClassifierMixin):
         return classifier
-    name = f'DisAlign{classifier.__name__}'
-    doc = f'``{classifier.__name__}``, calibrated; see :class:`CalibratedClassifierMixin`.'
-    attributes = {'__doc__': doc, '__module__': __name__}
-    cls = type(name, (CalibratedClassifierMixin, classifier), attributes)
-    MODELS.register_module(name=name, module=cls)
-    return cls
+    return derive(classifier, CalibratedClassifierMixin, MODELS)
 
 
 DisAlignLinear = calibrated_classifier(nn.Linear)

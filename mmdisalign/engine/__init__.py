@@ -3,6 +3,7 @@
 from .amp import CPUAmpOptimWrapper
 from .checkpoint import allow_mmengine_checkpoints
 from .data_check import check_checkpoint, check_data, iter_datasets
+from .derive import check_prior, derive
 from .stage import CalibrationStageMixin
 
 allow_mmengine_checkpoints()
@@ -13,5 +14,7 @@ __all__ = [
     'allow_mmengine_checkpoints',
     'check_checkpoint',
     'check_data',
+    'check_prior',
+    'derive',
     'iter_datasets',
 ]

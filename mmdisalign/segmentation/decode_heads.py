@@ -16,6 +16,7 @@ from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from ..calibration import AdaptiveCalibration, convert_released_keys
+from ..engine import check_prior, derive
 
 
 class CalibratedHeadMixin:
@@ -44,7 +45,8 @@ class CalibratedHeadMixin:
             conv_seg.in_channels,
             confidence=_build_confidence(conv_seg.in_channels, **(calibration or {})),
         )
-        self._check_prior()
+        for loss in self._losses():
+            check_prior(loss, self.num_classes, 'decode head')
 
     def cls_seg(self, feat: Tensor) -> Tensor:
         """Classify each pixel: features (N, F, H, W) to calibrated scores (N, C, H, W)."""
@@ -73,15 +75,6 @@ class CalibratedHeadMixin:
         many = isinstance(self.loss_decode, nn.ModuleList)
         return list(self.loss_decode) if many else [self.loss_decode]
 
-    def _check_prior(self) -> None:
-        for loss in self._losses():
-            num_classes = getattr(loss, 'num_classes', self.num_classes)
-            if num_classes != self.num_classes:
-                raise ValueError(
-                    f'the class prior of {type(loss).__name__} has {num_classes} classes, but the '
-                    f'decode head has num_classes={self.num_classes}'
-                )
-
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         convert_released_keys(state_dict, prefix, formula='interpolation')
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -102,12 +95,8 @@ def calibrated(head: type) -> type:
     reason = _why_not(head)
     if reason is not None:
         raise _refusal(head, reason)
-    name = 'DisAlignHamHead' if head is heads.LightHamHead else f'DisAlign{head.__name__}'
-    doc = f"mmseg's ``{head.__name__}``, calibrated; see :class:`CalibratedHeadMixin`."
-    cls = type(name, (CalibratedHeadMixin, head), {'__doc__': doc, '__module__': __name__})
-    if name not in MODELS.module_dict:  # a head of the user's may share its name with mmseg's
-        MODELS.register_module(name=name, module=cls)
-    return cls
+    name = 'DisAlignHamHead' if head is heads.LightHamHead else None
+    return derive(head, CalibratedHeadMixin, MODELS, name)
 
 
 def _why_not(head: type) -> Optional[str]:

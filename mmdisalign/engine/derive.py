@@ -1,0 +1,44 @@
+"""How each plug-in makes calibrated classes of its library's, and checks their losses."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from mmengine.registry import Registry
+from torch import nn
+
+
+def derive(base: type, mixin: type, registry: Registry, name: Optional[str] = None) -> type:
+    """A class with ``mixin`` before ``base``, registered as ``DisAlign<base>``.
+
+    Where the registry has that name already, for a class of the user's that shares its name with
+    one of the library's, the new class is made and not registered.
+
+    Args:
+        base: The library's class.
+        mixin: What calibrates it.
+        registry: The library's registry of models.
+        name: Default: None, ``DisAlign`` and the name of ``base``.
+    """
+    name = name or f'DisAlign{base.__name__}'
+    doc = f'``{base.__name__}``, calibrated; see :class:`{mixin.__name__}`.'
+    cls = type(name, (mixin, base), {'__doc__': doc, '__module__': mixin.__module__})
+    if name not in registry.module_dict:
+        registry.register_module(name=name, module=cls)
+    return cls
+
+
+def check_prior(loss: nn.Module, num_classes: int, head: str) -> None:
+    """Raise ValueError if a loss was built from the prior of another number of classes.
+
+    Args:
+        loss: A loss; one without a prior passes.
+        num_classes: Of the head.
+        head: What the message calls it.
+    """
+    own = getattr(loss, 'num_classes', num_classes)
+    if own != num_classes:
+        raise ValueError(
+            f'the class prior of {type(loss).__name__} has {own} classes, but the {head} has '
+            f'num_classes={num_classes}'
+        )
