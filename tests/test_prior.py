@@ -193,9 +193,17 @@ def test_groups_by_the_image_rule_of_lvis(tmp_path: Path) -> None:
     prior = ClassPrior.build(dict(source=path, unit='images', groups=rule))
     assert prior.counts.tolist() == list(images.values())
     assert prior.groups == {'head': [4], 'body': [2, 3], 'tail': [0, 1]}
-    by_instances = ClassPrior.build(path, groups=prior.groups)
+    by_instances = ClassPrior.build(path, groups=dict(rule, unit='images'))
     assert by_instances.counts.tolist() == [count + 2 for count in images.values()]
     assert by_instances.groups == prior.groups
+    by_instances.to_json(tmp_path / 'prior.json')
+    again = ClassPrior.build(tmp_path / 'prior.json', groups=dict(rule, unit='images'))
+    assert again.images.tolist() == list(images.values())
+    assert again.groups == prior.groups
+    with pytest.raises(ValueError, match='groups by images need image counts'):
+        ClassPrior.build([3, 2, 1], groups=dict(rule, unit='images'))
+    with pytest.raises(ValueError, match="is 'images' or left out, got 'pixels'"):
+        ClassPrior.build([3, 2, 1], groups=dict(rule, unit='pixels'))
 
 
 @pytest.mark.parametrize('column', ['frequency', 'group', 'Frequency'])
@@ -219,6 +227,13 @@ def test_json_round_trip(tmp_path: Path) -> None:
     again = ClassPrior.build(tmp_path / 'p.json')
     assert (again.counts == prior.counts).all()
     assert (again.classes, again.groups) == (prior.classes, prior.groups)
+
+
+def test_a_split_that_nobody_gave_is_not_written_as_if_it_was_given(tmp_path: Path) -> None:
+    ClassPrior(COUNTS).to_json(tmp_path / 'p.json')
+    again = ClassPrior.build(tmp_path / 'p.json')
+    assert not again.groups_are_given
+    assert again.groups == ClassPrior(COUNTS).groups
 
 
 def test_ade20k_ships_with_its_published_split() -> None:

@@ -21,14 +21,17 @@ class ClassPrior:
     Args:
         counts: Count or ratio of each class, shape (C,), in class order; at least 0, not all 0.
         classes: Class names in the same order, or None where the source knows none.
-        groups: How to split the classes, see :func:`mmdisalign.calibration.groups.resolve_groups`.
-            Default: None, by cumulative share.
+        groups: How to split the classes, see :func:`mmdisalign.calibration.groups.resolve_groups`;
+            a rule with ``unit='images'`` goes by ``images`` and not by ``counts``. Default: None,
+            by cumulative share.
+        images: Number of images of each class, shape (C,), or None where the source does not know.
 
     Attributes:
         counts: float64 array (C,), in the unit of the source (pixels, instances, images, a ratio).
         frequencies: ``counts`` scaled to the sum 1.
         classes: Class names, or None.
         groups: ``{'head': [...], 'body': [...], 'tail': [...]}``, class indices.
+        groups_are_given: Whether the source or the caller said what they are.
     """
 
     def __init__(
@@ -36,16 +39,19 @@ class ClassPrior:
         counts: Sequence[float],
         classes: Optional[Sequence[str]] = None,
         groups: Optional[Mapping] = None,
+        images: Optional[Sequence[float]] = None,
     ) -> None:
         self.counts = _checked_counts(counts)
+        self.images = None if images is None else _checked_counts(images)
         self.classes = None if classes is None else tuple(str(name) for name in classes)
         if self.classes is not None and len(self.classes) != len(self):
             raise ValueError(f'{len(self)} counts, but {len(self.classes)} class names')
         self.frequencies = self.counts / self.counts.sum()
+        self.groups_are_given = groups is not None
         self.groups: Groups = (
-            groups_by_share(self.frequencies)
-            if groups is None
-            else resolve_groups(groups, self.counts, self.classes)
+            resolve_groups(*self._by_unit(groups), self.classes)
+            if self.groups_are_given
+            else groups_by_share(self.frequencies)
         )
 
     @classmethod
@@ -87,7 +93,11 @@ class ClassPrior:
         cls, source: PriorLike, groups: Optional[Mapping], reader_options: Mapping[str, str]
     ) -> ClassPrior:
         if isinstance(source, ClassPrior):
-            return source if groups is None else cls(source.counts, source.classes, groups)
+            return (
+                source
+                if groups is None
+                else cls(source.counts, source.classes, groups, source.images)
+            )
         if isinstance(source, (str, Path)):
             table = read_table(source, **reader_options)
         elif reader_options:
@@ -96,7 +106,20 @@ class ClassPrior:
             table = Table.from_mapping(source)
         else:
             table = Table(source)
-        return cls(table.counts, table.classes, table.groups if groups is None else groups)
+        groups = table.groups if groups is None else groups
+        return cls(table.counts, table.classes, groups, table.images)
+
+    def _by_unit(self, groups: Mapping) -> tuple[Mapping, np.ndarray]:
+        """A split without its unit, and the counts in that unit."""
+        options = dict(groups)
+        unit = options.pop('unit', None)
+        if unit is None:
+            return groups, self.counts
+        if unit != 'images':
+            raise ValueError(f"the unit of groups is 'images' or left out, got {unit!r}")
+        if self.images is None:
+            raise ValueError('groups by images need image counts, which the class prior has not')
+        return options, self.images
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -140,7 +163,8 @@ class ClassPrior:
         content = {
             'classes': None if self.classes is None else list(self.classes),
             'counts': self.counts.tolist(),
-            'groups': self.groups,
+            'groups': self.groups if self.groups_are_given else None,
+            'images': None if self.images is None else self.images.tolist(),
         }
         Path(path).write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 

@@ -17,7 +17,7 @@ TXT list of images            ``path label`` a line, the path with a file extens
 ============================  ======================================================================
 
 LVIS's groups go by training images: rare (r) up to 10, common (c) up to 100, frequent (f) above.
-Where a file does not say, ``groups=dict(by='count', head=100, tail=11), unit='images'`` does it.
+Where a file does not say, ``groups=dict(by='count', unit='images', head=100, tail=11)`` does it.
 """
 
 from __future__ import annotations
@@ -58,12 +58,14 @@ class Table:
     counts: Sequence[float]
     classes: Optional[Sequence[str]] = None
     groups: Optional[Mapping] = None
+    images: Optional[Sequence[float]] = None
 
     @classmethod
     def from_mapping(cls, content: Mapping) -> Table:
         """From what ``ClassPrior.to_json`` writes, or from a dict of class name to count."""
         if 'counts' in content:
-            return cls(content['counts'], content.get('classes'), content.get('groups'))
+            names = ('counts', 'classes', 'groups', 'images')
+            return cls(**{name: content.get(name) for name in names})
         return cls([_number(value, key) for key, value in content.items()], list(content))
 
 
@@ -121,10 +123,12 @@ def _count_annotations(content: Mapping[str, Any], path: Path, unit: str) -> Tab
             )
         if not annotation.get('iscrowd', 0):  # detectors do not train on crowds
             seen[index[annotation['category_id']]].append(annotation['image_id'])
+    images = [len(set(ids)) for ids in seen]
     return Table(
-        [len(set(images)) if unit == 'images' else len(images) for images in seen],
+        images if unit == 'images' else [len(ids) for ids in seen],
         [category['name'] for category in categories],
         _lvis_groups([category.get('frequency') for category in categories]),
+        images,
     )
 
 
@@ -195,6 +199,7 @@ def _read_columns(
         [_number(value, f'{path}, row {i}') for i, value in enumerate(columns[values], start=1)],
         None if names is None else columns[names],
         None if groups is None else _lvis_groups(columns[groups]),
+        [float(value) for value in columns['images']] if 'images' in columns else None,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -14,8 +13,6 @@ from mmpretrain.registry import METRICS
 
 from ..analysis import Evaluation, group_means, markdown_table
 from ..calibration import ClassPrior, PriorLike
-from ..calibration.groups import groups_by_share
-from ..calibration.readers import read_table
 
 GROUPS = {'head': 'many', 'body': 'medium', 'tail': 'few'}
 MANY_MEDIUM_FEW = {'by': 'count', 'head': 100, 'tail': 20}
@@ -57,7 +54,7 @@ class LongTailAccuracy(BaseMetric):
     ) -> None:
         super().__init__(**kwargs)
         self.class_prior = ClassPrior.build(class_prior)
-        if not _states_groups(class_prior):
+        if not self.class_prior.groups_are_given:
             self.class_prior = ClassPrior.build(self.class_prior, groups=MANY_MEDIUM_FEW)
         self.result_file = result_file
 
@@ -144,16 +141,3 @@ def _per_class(
     )
     with np.errstate(invalid='ignore'):  # 0 / 0
         return {'accuracy': 100 * right / labelled, 'f1': 200 * right / (labelled + guessed)}
-
-
-def _states_groups(source: PriorLike, **reader_options: str) -> bool:
-    """Whether a source of class frequencies says itself what head, body and tail are."""
-    if isinstance(source, ClassPrior):  # always has groups; the default ones nobody has chosen
-        return source.groups != groups_by_share(source.frequencies)
-    if isinstance(source, (str, Path)):
-        return read_table(source, **reader_options).groups is not None
-    if not isinstance(source, Mapping):
-        return False
-    options = {key: value for key, value in source.items() if key not in ('source', 'groups')}
-    stated = source.get('groups') is not None
-    return stated or ('source' in source and _states_groups(source['source'], **options))
