@@ -189,8 +189,9 @@ def features_of_training_images(project: Path) -> tuple[torch.Tensor, torch.Tens
     # mmpretrain reads BGR, and this config does not turn it round.
     images = [np.asarray(Image.open(project / 'images' / path))[:, :, ::-1] for path in paths]
     batch = torch.tensor(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2)
+    network.eval()
     with torch.no_grad():
-        maps = network.eval()((batch - 127.5) / 64)[-1]
+        maps = network((batch - 127.5) / 64)[-1]
     return maps.mean((2, 3)), torch.tensor([int(label) for label in labels])
 
 
