@@ -9,3 +9,4 @@ model = dict(
     roi_head=dict(bbox_head=bbox_heads, mask_head=dict(num_classes=1230)),
     test_cfg=dict(rcnn=dict(score_thr=0.0001, max_per_img=300)),
 )
+val_evaluator = test_evaluator = dict(type='mmdisalign.detection.LongTailLVISMetric')

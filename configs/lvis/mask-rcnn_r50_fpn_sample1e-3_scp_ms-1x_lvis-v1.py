@@ -10,3 +10,4 @@ train_dataloader = dict(
         pipeline=[dict(type='CopyPaste', max_num_pasted=100), pack],
     )
 )
+val_evaluator = test_evaluator = dict(type='mmdisalign.detection.LongTailLVISMetric')
