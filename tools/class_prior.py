@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
+from mmdisalign.analysis.imbalance import describe
 from mmdisalign.engine import check_data
+
+# What counts, by the library that the config is of.
+COUNTERS = {
+    'mmseg': ('segmentation', 'count_pixels'),
+    'mmdet': ('detection', 'count_instances'),
+    'mmpretrain': ('classification', 'count_images'),
+}
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Count the pixels of each class (mmseg configs)')
-    parser.add_argument('config', help='config file')
+    parser = argparse.ArgumentParser(
+        description='Count the pixels, instances or images of each class'
+    )
+    parser.add_argument('config', help='config file of mmseg, mmdet or mmpretrain')
     parser.add_argument('--split', default='train', choices=['train', 'val', 'test'])
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='settings that override the config'
     )
     parser.add_argument('--out', required=True, help='JSON file to write, which ClassPrior reads')
+    parser.add_argument('--figure', type=Path, help='frequency by rank, drawn into this file')
     return parser.parse_args()
 
 
@@ -28,19 +41,28 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
-    if cfg.get('default_scope') != 'mmseg':
-        raise ValueError(f'{args.config} is not an mmseg config: default_scope is not mmseg')
+    scope = cfg.get('default_scope')
+    if scope not in COUNTERS:
+        raise ValueError(
+            f'{args.config} is not a config of {", ".join(COUNTERS)}: its default_scope is {scope}'
+        )
     check_data(cfg, args.split)
-    init_default_scope('mmseg')
-
-    from mmdisalign.segmentation.count import count_pixels
-
-    prior = count_pixels(cfg[f'{args.split}_dataloader'].dataset)
+    init_default_scope(scope)
+    plugin, function = COUNTERS[scope]
+    count = getattr(import_module(f'mmdisalign.{plugin}.count'), function)
+    prior = count(cfg[f'{args.split}_dataloader'].dataset)
     prior.to_json(args.out)
-    print(f'\n{prior}\nwritten to {args.out}')
-    unseen = [prior.name_of(c) for c in range(len(prior)) if not prior.counts[c]]
-    if unseen:
-        print(f'never seen: {", ".join(unseen)}; zero_count= on the model says how to weigh them')
+    print()
+    for name, value in describe(prior):
+        print(f'{name + ":":18} {value}')
+    if not prior.counts.all():
+        print('zero_count= on the model says how to weigh a class that was never seen')
+    if args.figure:
+        from mmdisalign.analysis.figures import plot_frequencies
+
+        plot_frequencies(prior, args.figure)
+        print(f'drawn into {args.figure}')
+    print(f'written to {args.out}')
 
 
 if __name__ == '__main__':
