@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def write_images(root: Path) -> None:
         for label, count in enumerate(counts):
             for number in range(count):
                 image = 127.5 + 9 * patterns[label] + 50 * rng.normal(size=(32, 32, 3))
-                path = root / split / f'class {label}' / f'{number}.png'
+                path = root / split / f'class {label}' / f'{label}_{number}.png'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path)
                 lines.append(f'{path.relative_to(root)} {label}\n')
@@ -121,6 +122,25 @@ def test_calibration_raises_the_classes_behind_the_first_and_the_mean(
     # It was 30 to 64, and the classes of 90 and of 30 images 10 to 80; that of 12 was not learned.
     assert after['mean'] > before['mean'] + 10
     assert after['medium'] > before['medium'] + 20
+
+
+def test_predictions_are_kept_and_painted(repo: Path, project: Path, calibrated: str) -> None:
+    command = [sys.executable, repo / 'tools/test.py', 'disalign.py', calibrated]
+    options = ['--out', 'predictions.pkl', '--show-dir', 'painted']
+    run(repo, project, *command, *options)
+    assert len(pickle.loads((project / 'predictions.pkl').read_bytes())) == TEST * len(COUNTS)
+    assert len(list((project / 'painted').rglob('*.png'))) == TEST * len(COUNTS)
+    output = run(repo, project, *command, '--tta', ok=False)
+    assert '--tta needs tta_model and tta_pipeline in a config of mmpretrain' in output
+
+
+def test_a_calibrated_checkpoint_is_not_tested_without_its_calibration(
+    repo: Path, project: Path, calibrated: str
+) -> None:
+    command = [sys.executable, repo / 'tools/test.py', 'stage1.py', calibrated]
+    output = run(repo, project, *command, ok=False)
+    assert 'is calibrated (head.calibration.' in output
+    assert 'give the stage-2 config' in output
 
 
 def test_calibration_trains_itself_alone(project: Path, calibrated: str) -> None:

@@ -155,3 +155,8 @@ def test_norcal_divides_by_the_image_counts_and_leaves_the_background(
     expected = torch.cat([-float(gamma) * torch.tensor(images).float().log(), torch.zeros(1)])
     shift = after['roi_head.bbox_head.fc_cls.bias'] - before['roi_head.bbox_head.fc_cls.bias']
     torch.testing.assert_close(shift, expected)
+
+
+def test_amp_on_a_cpu_is_refused_where_mmcv_cannot(repo: Path, project: Path) -> None:
+    command = [sys.executable, repo / 'tools/train.py', 'stage2.py', '--amp']
+    assert '--amp needs a GPU for detectors' in run(repo, project, *command, ok=False)

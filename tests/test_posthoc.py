@@ -120,14 +120,14 @@ def test_the_best_value_is_kept_and_each_is_tried_from_the_start() -> None:
         with torch.no_grad():
             classifier.weight /= value
 
-    best, scores = choose(runner, divide, [2, 7, 8, 16], 'near')
-    assert best == 8
+    best, scores, metric = choose(runner, divide, [2, 7, 8, 16], ['other', 'near'])
+    assert (best, metric) == (8, 'near')
     assert scores == pytest.approx({2: -3, 7: -1 / 7, 8: 0, 16: -0.5})
     assert fc.weight.item() == 1
     with pytest.raises(KeyError, match='no mIoU; it has near, nan'):
-        choose(runner, divide, [1, 2], 'mIoU')
+        choose(runner, divide, [1, 2], ['mIoU'])
     with pytest.raises(ValueError, match='nan of the validation data is NaN'):
-        choose(runner, divide, [1, 2], 'nan')
+        choose(runner, divide, [1, 2], ['nan'])
 
 
 def test_classifiers_that_cannot_be_changed_are_refused() -> None:

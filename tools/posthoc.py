@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -124,6 +124,7 @@ def set_class_means(args: argparse.Namespace, cfg: Config) -> None:
     ncm.load_features(runner.model, args.checkpoint)
     ncm.set_class_means(runner)
     posthoc.save_model(runner, args.out, posthoc={'method': 'ncm'})
+    print(f'ncm: {args.out}')
 
 
 def change_classifier(args: argparse.Namespace, cfg: Config) -> None:
@@ -135,15 +136,15 @@ def change_classifier(args: argparse.Namespace, cfg: Config) -> None:
         )
     unit = {'unit': args.unit} if args.unit else {}
     prior = ClassPrior.build(args.prior, **unit) if args.prior else None
-    metric: Optional[str] = args.metric or posthoc.METRICS[scope]
+    metrics = (args.metric,) if args.metric else posthoc.METRICS[scope]
     runner = launch.build_runner(cfg)
     runner.load_checkpoint(args.checkpoint, map_location='cpu', strict=True)
     values = args.value or method.values
-    best, scores = posthoc.choose(runner, method.change(prior), values, metric)
+    best, scores, metric = posthoc.choose(runner, method.change(prior), values, metrics)
     if scores:
         rows = [[f'{value:g}', f'{score:.4f}'] for value, score in scores.items()]
         print(markdown_table(['value', metric], rows))
-    chosen = {'method': args.method, 'value': best, 'metric': metric if scores else None}
+    chosen = {'method': args.method, 'value': best, 'metric': metric}
     posthoc.save_model(runner, args.out, posthoc=chosen)
     print(f'{args.method} with {best:g}: {args.out}')
 

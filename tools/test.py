@@ -7,7 +7,13 @@ import argparse
 from mmengine.config import Config
 
 from mmdisalign import config_path
-from mmdisalign.engine import check_checkpoint, check_data, launch
+from mmdisalign.engine import check_calibration, check_checkpoint, check_data, launch
+
+PAINTERS = {
+    'mmseg': 'SegVisualizationHook',
+    'mmdet': 'DetVisualizationHook',
+    'mmpretrain': 'VisualizationHook',
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out',
         metavar='PATH',
-        help='where to save the predictions: a folder (mmseg), a .pkl (mmdet)',
+        help='where to save the predictions: a folder (mmseg), a .pkl (mmdet, mmpretrain)',
     )
     parser.add_argument('--show', action='store_true', help='show the predictions')
     parser.add_argument('--show-dir', metavar='DIR', help='where to save the painted predictions')
@@ -29,12 +35,19 @@ def parse_args() -> argparse.Namespace:
 
 
 def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
-    """Turn on the hook that paints predictions."""
-    kind = 'DetVisualizationHook' if is_detector(cfg) else 'SegVisualizationHook'
+    """Turn on the hook that paints predictions; OpenMMLab's own paints few of the images."""
+    kind = PAINTERS[cfg.default_scope]
     hook = cfg.default_hooks.get('visualization', {'type': kind})
-    # OpenMMLab paints every 50th image by default.
-    options = {'draw': True, 'interval': 1, 'show': args.show, 'wait_time': args.wait_time}
-    cfg.default_hooks.visualization = {**hook, **options}
+    options = {'interval': 1, 'show': args.show, 'wait_time': args.wait_time}
+    if cfg.default_scope == 'mmpretrain':
+        cfg.default_hooks.visualization = {
+            **hook,
+            **options,
+            'enable': True,
+            'out_dir': args.show_dir,
+        }
+        return
+    cfg.default_hooks.visualization = {**hook, **options, 'draw': True}
     if args.show_dir:
         cfg.visualizer.save_dir = args.show_dir
         cfg.visualizer.vis_backends = [{'type': 'LocalVisBackend'}]
@@ -42,32 +55,35 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
 
 def use_tta(cfg: Config) -> None:
     """Test in several scales and flipped, as the config says or else as the paper segments."""
-    if 'tta_pipeline' not in cfg and is_detector(cfg):
-        raise ValueError('--tta needs tta_model and tta_pipeline in the config of a detector')
+    if 'tta_pipeline' not in cfg and cfg.default_scope != 'mmseg':
+        raise ValueError(
+            f'--tta needs tta_model and tta_pipeline in a config of {cfg.default_scope}'
+        )
     tta = cfg if 'tta_pipeline' in cfg else Config.fromfile(config_path('_base_/tta_seg.py'))
     cfg.test_dataloader.dataset.pipeline = tta.tta_pipeline
     cfg.model = dict(tta.tta_model, module=cfg.model)
 
 
 def save_predictions(cfg: Config, out: str) -> None:
-    """Keep the predictions: mmseg's as label maps in a folder, mmdet's in a pickle file."""
-    if not is_detector(cfg):
+    """Keep the predictions: mmseg's as label maps in a folder, the others' in a pickle file."""
+    if cfg.default_scope == 'mmseg':
         cfg.test_evaluator.update(output_dir=out)
         return
     evaluators = cfg.test_evaluator
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
-    cfg.test_evaluator = [*evaluators, {'type': 'DumpDetResults', 'out_file_path': out}]
-
-
-def is_detector(cfg: Config) -> bool:
-    """Whether the config is mmdet's."""
-    return cfg.get('default_scope') == 'mmdet'
+    kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+    cfg.test_evaluator = [*evaluators, {'type': kind, 'out_file_path': out}]
 
 
 def main() -> None:
     """Evaluate as the command line says."""
     args = parse_args()
     cfg = launch.load_config(args)
+    if cfg.get('default_scope') not in PAINTERS:
+        raise ValueError(
+            f'{args.config} is not a config of {", ".join(PAINTERS)}: its default_scope is '
+            f'{cfg.get("default_scope")}'
+        )
     cfg.load_from = args.checkpoint
     check_data(cfg, 'test')
     check_checkpoint(args.checkpoint)
@@ -77,7 +93,9 @@ def main() -> None:
         use_tta(cfg)
     if args.out:
         save_predictions(cfg, args.out)
-    launch.build_runner(cfg).test()
+    runner = launch.build_runner(cfg)
+    check_calibration(runner.model, args.checkpoint)
+    runner.test()
 
 
 if __name__ == '__main__':

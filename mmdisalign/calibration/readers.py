@@ -82,8 +82,8 @@ def read_table(source: Union[str, Path], **options: str) -> Table:
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(
-            f'no class prior at {path} (shipped tables: {", ".join(SHIPPED_TABLES)}); '
-            'tools/class_prior.py counts one from the training data'
+            f'no class prior at {path}, seen from {Path.cwd()} (shipped tables: '
+            f'{", ".join(SHIPPED_TABLES)}); tools/class_prior.py counts one from the training data'
         )
     if path.suffix.lower() == '.json':
         return _read_json(path, **options)

@@ -4,7 +4,7 @@ from .amp import CPUAmpOptimWrapper
 from .checkpoint import allow_mmengine_checkpoints
 from .data_check import built_datasets, check_checkpoint, check_data, iter_datasets
 from .derive import check_prior, derive
-from .stage import CalibrationStageMixin
+from .stage import CalibrationStageMixin, check_calibration
 
 allow_mmengine_checkpoints()
 
@@ -13,6 +13,7 @@ __all__ = [
     'CalibrationStageMixin',
     'allow_mmengine_checkpoints',
     'built_datasets',
+    'check_calibration',
     'check_checkpoint',
     'check_data',
     'check_prior',

@@ -76,6 +76,8 @@ def use_amp(cfg: Config) -> None:
         'cuda': {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic'},
     }
     wrapper = wrappers['cpu' if get_device() == 'cpu' else 'cuda']
+    if get_device() == 'cpu' and cfg.get('default_scope') == 'mmdet':
+        raise ValueError("--amp needs a GPU for detectors: mmcv's NMS takes no bfloat16")
     current = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if current not in ('OptimWrapper', *(known['type'] for known in wrappers.values())):
         raise ValueError(

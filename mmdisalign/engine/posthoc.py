@@ -15,8 +15,12 @@ from .stage import CALIBRATIONS
 
 # Where mmseg's, mmdet's and mmpretrain's heads have their classifier.
 CLASSIFIERS = ('decode_head.conv_seg', 'fc_cls', 'head.fc', 'head.layers.head')
-# What is compared where the user does not say, by default_scope.
-METRICS = {'mmseg': 'mIoU', 'mmdet': 'lvis/bbox_AP', 'mmpretrain': 'accuracy/mean'}
+# What is compared where the user does not say, by default_scope: the first that is evaluated.
+METRICS = {
+    'mmseg': ('mIoU',),
+    'mmdet': ('lvis/bbox_AP', 'coco/bbox_mAP'),
+    'mmpretrain': ('accuracy/mean', 'accuracy/top1'),
+}
 
 
 def find_classifiers(model: nn.Module) -> dict[str, nn.Module]:
@@ -72,8 +76,8 @@ def choose(
     runner: Runner,
     change: Callable[[nn.Module, float], None],
     values: Sequence[float],
-    metric: str,
-) -> tuple[float, dict[float, float]]:
+    metrics: Sequence[str],
+) -> tuple[float, dict[float, float], str]:
     """Apply a change with each value, evaluate on the validation data, and keep the best.
 
     Args:
@@ -81,13 +85,13 @@ def choose(
             change with the best value.
         change: Changes a classifier in place.
         values: What to try. With one value, nothing is evaluated.
-        metric: Key of the metric, the higher the better.
+        metrics: Keys of metrics, the higher the better; the first that is evaluated counts.
 
     Returns:
-        The best value, and the metric by value.
+        The best value, the metric by value, and which metric that is; empty if there is one value.
 
     Raises:
-        KeyError: If the evaluation gives no such metric.
+        KeyError: If the evaluation gives none of them.
         ValueError: If it is NaN.
     """
     classifiers = find_classifiers(runner.model)
@@ -99,12 +103,15 @@ def choose(
             change(module, value)
 
     scores: dict[float, float] = {}
+    key = ''
     for value in values if len(values) > 1 else []:
         apply(value)
-        scores[value] = _metric(runner.val(), metric)
+        evaluated = runner.val()
+        key = _evaluated(evaluated, metrics)
+        scores[value] = evaluated[key]
     best = max(scores, key=scores.get) if scores else values[0]
     apply(best)
-    return best, scores
+    return best, scores, key
 
 
 def save_model(runner: Runner, path: Union[str, Path], **meta: Any) -> None:
@@ -121,9 +128,14 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in module.state_dict().items()}
 
 
-def _metric(metrics: dict[str, float], key: str) -> float:
-    if key not in metrics:
-        raise KeyError(f'the evaluation has no {key}; it has {", ".join(metrics)}')
-    if math.isnan(metrics[key]):
+def _evaluated(values: dict[str, float], keys: Sequence[str]) -> str:
+    """The first of the keys that was evaluated."""
+    key = next((key for key in keys if key in values), None)
+    if key is None:
+        raise KeyError(
+            f'the evaluation has no {" or ".join(keys)}; it has {", ".join(values)}: name one with '
+            '--metric'
+        )
+    if math.isnan(values[key]):
         raise ValueError(f'{key} of the validation data is NaN, so nothing can be chosen by it')
-    return metrics[key]
+    return key

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 
 from ..calibration import AdaptiveCalibration, ClassScale
@@ -110,6 +111,24 @@ class CalibrationStageMixin:
             missing_keys,
             unexpected_keys,
             error_msgs,
+        )
+
+
+def check_calibration(model: nn.Module, checkpoint: str) -> None:
+    """Raise ValueError if a checkpoint has a calibration that the model would leave out.
+
+    Args:
+        model: What the checkpoint is to be loaded into.
+        checkpoint: File or address; of mmengine's, as it comes or with ``state_dict``.
+    """
+    if any(isinstance(module, CALIBRATIONS) for module in model.modules()):
+        return
+    content = _load_checkpoint(checkpoint, map_location='cpu')
+    keys = [key for key in content.get('state_dict', content) if '.calibration.' in key]
+    if keys:
+        raise ValueError(
+            f'{checkpoint} is calibrated ({keys[0]}), and the model of the config is not: give the '
+            'stage-2 config'
         )
 
 
