@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import torch
 
 
 def environment(repo: Path) -> dict[str, str]:
@@ -50,3 +53,24 @@ def kill_after_first_checkpoint(repo: Path, project: Path, work_dir: str, *comma
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert marker.exists()
+
+
+def run_demo(repo: Path, out: Path, task: str) -> tuple[dict, dict]:
+    """Run a half of the demo; returns the summaries of stage 1 and stage 2."""
+    command = [sys.executable, repo / 'tools/demo.py', task, '--seed', '3', '--out', out]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    figure = out / task / 'by_frequency.png'
+    assert figure.stat().st_size > 10_000
+    assert str(figure) in done.stdout
+    results = [out / task / stage / 'result.json' for stage in ('stage1', 'stage2')]
+    return tuple(json.loads(path.read_text())['summary'] for path in results)
+
+
+def assert_only_the_calibration_changed(demo: Path, *checkpoints: str) -> None:
+    """Compare the checkpoints of stage 1 and of stage 2, bit for bit."""
+    states = [torch.load(demo / path, weights_only=False)['state_dict'] for path in checkpoints]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert {k for k in states[1] if k not in states[0]} == {
+        k for k in states[1] if '.calibration.' in k
+    }
