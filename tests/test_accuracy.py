@@ -83,6 +83,17 @@ def test_a_class_without_images_is_left_out() -> None:
     assert metrics['macro_f1'] == pytest.approx(100 * (2 / 3 + 0 + 1 + 1) / 4)
 
 
+def test_result_file_says_which_group_was_taken_for_which(tmp_path: Path) -> None:
+    path = tmp_path / 'result.json'
+    # Classes 0 and 1 are many, 2 and 3 medium, 4 few.
+    evaluate(samples([1, 3, 2, 0], [0, 3, 4, 4]), COUNTS, result_file=str(path))
+    assert json.loads(path.read_text())['confusion'] == dict(
+        many=dict(many=1, medium=0, few=0),
+        medium=dict(many=0, medium=1, few=0),
+        few=dict(many=1, medium=1, few=0),
+    )
+
+
 def test_a_group_without_classes_is_nan_and_null_in_json(tmp_path: Path) -> None:
     path = tmp_path / 'result.json'
     metrics = evaluate(samples([0, 1], [0, 1], 2), [500, 400], result_file=str(path))

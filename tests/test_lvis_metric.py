@@ -549,3 +549,24 @@ def test_lvis_api_stays_as_installed(reference_class: type) -> None:
     assert module.np is np
     assert reference_class.accumulate is not LVISEval.accumulate
     assert issubclass(reference_class, LVISEval)
+
+
+def test_result_file_says_which_group_was_taken_for_which(
+    content: dict, write: Callable, tmp_path: Path
+) -> None:
+    path = tmp_path / 'result.json'
+    metric = LongTailLVISMetric(write(content), 'bbox', result_file=str(path))
+    metric.dataset_meta = {'classes': ('a', 'b', 'c')}
+    found = [
+        # On the first instance of a, the detection of b scores higher; the second has none with
+        # an IoU of 0.5.
+        sample(1, (FIRST, 0, 0.5), (FIRST, 1, 0.6), ((65, 65, 20, 20), 0, 0.9)),
+        # b was not looked for in image 1, but the reader of a result sees its detection as well.
+        sample(2, (FIRST, 1, 0.3)),
+    ]
+    evaluate(metric, found)
+    assert json.loads(path.read_text())['confusion'] == {
+        'f': {'f': 0, 'c': 0, 'r': 1, 'missed': 1},
+        'c': {'f': 0, 'c': 0, 'r': 0, 'missed': 0},
+        'r': {'f': 0, 'c': 0, 'r': 1, 'missed': 0},
+    }

@@ -71,6 +71,17 @@ def test_result_file_holds_the_values_per_class(tmp_path: Path) -> None:
     assert result['summary']['mTailIoU'] == metrics['mTailIoU']
 
 
+def test_result_file_says_which_group_was_taken_for_which(tmp_path: Path) -> None:
+    path = tmp_path / 'result.json'
+    # a is head, b body, c and d are tail: c and d confused are still tail. 255 does not count.
+    evaluate([0, 1, 0, 3, 2], [0, 0, 2, 2, 255], result_file=str(path))
+    assert json.loads(path.read_text())['confusion'] == dict(
+        head=dict(head=1, body=1, tail=0),
+        body=dict(head=0, body=0, tail=0),
+        tail=dict(head=1, body=0, tail=1),
+    )
+
+
 @pytest.mark.parametrize('run', ['fcn_s101', 'fcn_s101_augtest'])
 def test_released_logs_give_the_released_group_means(shared: Path, run: str) -> None:
     path = shared / 'data/ade20k/released_fcn_s101_per_class.json'

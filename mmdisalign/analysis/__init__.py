@@ -1,6 +1,27 @@
 """Tables and figures, from the result files of the metrics alone."""
 
-from .results import Evaluation, group_means
+from .results import (
+    MISSED,
+    Calibration,
+    Evaluation,
+    count_confusion,
+    group_means,
+    named_confusion,
+    partition,
+    spoken_group,
+)
 from .tables import class_table, markdown_table, summary_table
 
-__all__ = ['Evaluation', 'class_table', 'group_means', 'markdown_table', 'summary_table']
+__all__ = [
+    'MISSED',
+    'Calibration',
+    'Evaluation',
+    'class_table',
+    'count_confusion',
+    'group_means',
+    'markdown_table',
+    'named_confusion',
+    'partition',
+    'spoken_group',
+    'summary_table',
+]

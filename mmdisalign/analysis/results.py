@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Optional, Union
 
 import numpy as np
 
+from ..calibration import ClassPrior
+
 Values = Sequence[Optional[float]]
+# Groups that share the classes among them, from frequent to rare: LVIS's own before a prior's.
+PARTITIONS = (('f', 'c', 'r'), ('head', 'body', 'tail'), ('many', 'medium', 'few'))
+MISSED = 'missed'
+GROUP_WORDS = {'f': 'frequent', 'c': 'common', 'r': 'rare'}
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,8 @@ class Evaluation:
         groups: Class indices of each frequency group, such as ``head`` or ``r``.
         frequencies: Share of each class in the training data, (C,); None if unknown.
         per_class: Values by name, such as ``IoU`` or ``bbox_AP``, each of shape (C,).
+        confusion: How many pixels, instances or images of a group (first key) were predicted as
+            which group (second key); of instances, some are ``missed``. None if it is not known.
     """
 
     summary: Mapping[str, Optional[float]]
@@ -31,6 +39,7 @@ class Evaluation:
     groups: Mapping[str, Sequence[int]]
     frequencies: Optional[Sequence[float]]
     per_class: Mapping[str, Values]
+    confusion: Optional[Mapping[str, Mapping[str, float]]] = None
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> Evaluation:
@@ -43,7 +52,8 @@ class Evaluation:
             return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f'{path} is not a result file of a metric of mmdisalign ({error})'
+                f'{path} is not a result file of a metric of mmdisalign ({error}); '
+                'test_evaluator.result_file names one to write'
             ) from None
 
     def save(self, path: Union[str, Path]) -> None:
@@ -57,15 +67,105 @@ class Evaluation:
         }
         path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
+    def with_prior(self, prior: ClassPrior) -> Evaluation:
+        """The same with the frequencies of a prior, and its groups where there were none.
+
+        Raises:
+            ValueError: If the prior is of other classes.
+        """
+        prior.check_classes(self.classes)
+        groups = self.groups if any(self.groups.values()) else prior.groups
+        return replace(self, groups=groups, frequencies=prior.frequencies.tolist())
+
+    @property
+    def partition(self) -> dict[str, Sequence[int]]:
+        """Groups from frequent to rare, each class in one: LVIS's r, c, f before head, body, tail.
+
+        A group without a class is left out.
+        """
+        return partition(self.groups)
+
     @property
     def order(self) -> list[int]:
-        """Class indices from the most to the least frequent; the given order if that is unknown."""
-        shares = self.frequencies or [0.0] * len(self.classes)
-        return sorted(range(len(self.classes)), key=lambda index: -shares[index])
+        """Class indices from the most to the least frequent; by group if that is unknown."""
+        if self.frequencies is not None:
+            return sorted(range(len(self.classes)), key=lambda index: -self.frequencies[index])
+        ranks = list(self.partition)
+        of_group = {index: ranks.index(name) for name in ranks for index in self.partition[name]}
+        return sorted(range(len(self.classes)), key=lambda index: of_group.get(index, len(ranks)))
 
     def group_of(self, index: int) -> str:
-        """Name of the first group that has a class; ``'-'`` if none has."""
-        return next((name for name, members in self.groups.items() if index in members), '-')
+        """Which group of :attr:`partition` has a class, in words; ``'-'`` if none has."""
+        found = (name for name, members in self.partition.items() if index in members)
+        return spoken_group(next(found, '-'))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a DisAlign checkpoint learned for one classifier.
+
+    Attributes:
+        name: Where the calibration is in the model, such as ``decode_head.calibration``.
+        magnitude: α of each class, (C,).
+        margin: β of each class, (C,).
+        confidence: How often σ(x) fell into each of B equal bins of [0, 1], (B,), by the group of
+            the class that scored highest before calibration; None if it was not observed.
+    """
+
+    name: str
+    magnitude: Sequence[float]
+    margin: Sequence[float]
+    confidence: Optional[Mapping[str, Sequence[float]]] = None
+
+
+def spoken_group(name: str) -> str:
+    """A group in words: LVIS's have a letter."""
+    return GROUP_WORDS.get(name, name)
+
+
+def partition(groups: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """The groups that :attr:`Evaluation.partition` is of."""
+    for names in PARTITIONS:
+        found = {name: groups[name] for name in names if groups.get(name)}
+        if found:
+            return found
+    return dict(groups)
+
+
+def count_confusion(
+    truth: np.ndarray, predicted: np.ndarray, groups: Mapping[str, Sequence[int]], num_classes: int
+) -> np.ndarray:
+    """Count which group was predicted as which.
+
+    Args:
+        truth: True classes, shape (N,); others than 0 to C - 1 are not counted.
+        predicted: Predicted classes, shape (N,); others than 0 to C - 1 are missed.
+        groups: The G groups, each class in at most one.
+        num_classes: C.
+
+    Returns:
+        Counts, shape (G, G + 1), rows by truth; the last column counts the missed.
+    """
+    number = len(groups)
+    lookup = np.full(num_classes + 1, number)
+    for group, members in enumerate(groups.values()):
+        lookup[list(members)] = group
+    rows, columns = (
+        lookup[np.where((labels >= 0) & (labels < num_classes), labels, num_classes)]
+        for labels in (truth, predicted)
+    )
+    pairs = np.bincount(rows * (number + 1) + columns, minlength=(number + 1) ** 2)
+    return pairs.reshape(number + 1, number + 1)[:number]
+
+
+def named_confusion(
+    counts: np.ndarray, groups: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, float]]:
+    """What :func:`count_confusion` returns, by the groups' names; without what is never missed."""
+    names = [*groups, MISSED][: None if counts[:, -1].any() else -1]
+    return {
+        group: dict(zip(names, row)) for group, row in zip(groups, counts.astype(float).tolist())
+    }
 
 
 def group_means(values: Values, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:

@@ -11,7 +11,13 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
 from mmpretrain.registry import METRICS
 
-from ..analysis import Evaluation, group_means, markdown_table
+from ..analysis import (
+    Evaluation,
+    count_confusion,
+    group_means,
+    markdown_table,
+    named_confusion,
+)
 from ..calibration import ClassPrior, PriorLike
 
 GROUPS = {'head': 'many', 'body': 'medium', 'tail': 'few'}
@@ -123,12 +129,24 @@ class LongTailAccuracy(BaseMetric):
         table = markdown_table(['in %', *metrics], [['accuracy', *values]])
         print_log(f'\n{table}', MMLogger.get_current_instance())
         if self.result_file is not None:
-            self._write(metrics, per_class)
+            confusion = count_confusion(labels, predicted, self.groups, len(every))
+            self._write(metrics, per_class, confusion)
         return metrics
 
-    def _write(self, metrics: Mapping[str, float], per_class: Mapping[str, np.ndarray]) -> None:
-        shares = self.class_prior.frequencies.tolist()
-        Evaluation(metrics, self.classes, self.groups, shares, per_class).save(self.result_file)
+    def _write(
+        self,
+        metrics: Mapping[str, float],
+        per_class: Mapping[str, np.ndarray],
+        confusion: np.ndarray,
+    ) -> None:
+        Evaluation(
+            metrics,
+            self.classes,
+            self.groups,
+            self.class_prior.frequencies.tolist(),
+            per_class,
+            named_confusion(confusion, self.groups),
+        ).save(self.result_file)
 
 
 def _per_class(

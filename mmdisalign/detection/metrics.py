@@ -15,10 +15,11 @@ from mmengine.logging import MMLogger, print_log
 from pycocotools import mask as mask_utils
 from terminaltables import AsciiTable
 
-from ..analysis import Evaluation
+from ..analysis import Evaluation, count_confusion, named_confusion, partition
 from ..calibration import ClassPrior, PriorLike
 from . import lvis_eval, lvis_reference
 from .lvis_eval import Curves, GroundTruth, Regions, as_objects
+from .matching import best_detections
 
 BACKENDS = {'faster_coco_eval': lvis_eval.evaluate, 'lvis': lvis_reference.evaluate}
 REGIONS = ('bbox', 'segm')
@@ -57,7 +58,8 @@ class LongTailLVISMetric(BaseMetric):
             classes of the annotation file. Default: None, no such groups.
         backend: ``'faster_coco_eval'`` or ``'lvis'``, the slow reference, which reads local LVIS
             files only. Default: ``'faster_coco_eval'``.
-        result_file: Where to write the means and the AP per class, in per cent, and the groups,
+        result_file: Where to write the means and the AP per class, in per cent, the groups, and,
+            if boxes are evaluated, which group the highest-scoring detection on an instance is of,
             as JSON. Default: None.
         backend_args: Of mmengine's file backend, to read ``ann_file``. Default: None.
         kwargs: Arguments of mmengine's ``BaseMetric``.
@@ -102,6 +104,7 @@ class LongTailLVISMetric(BaseMetric):
                 )
             self.ground_truth = GroundTruth(path, self.metrics)
         self._categories = np.arange(len(self.ground_truth.names))
+        self._instances = _by_image(self.ground_truth) if 'bbox' in self.metrics else {}
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
@@ -165,6 +168,7 @@ class LongTailLVISMetric(BaseMetric):
         }
         if 'bbox' in self.metrics:
             result['bbox'] = predictions['bboxes'].cpu().numpy()[counted]
+            result['matched'] = self._matched(image, predictions, categories)
         if 'segm' in self.metrics:
             masks = predictions.get('masks')
             result['segm'] = encode_masks(masks, counted, self.ground_truth.sizes[image])
@@ -173,6 +177,12 @@ class LongTailLVISMetric(BaseMetric):
                 predictions['mask_scores'].cpu().numpy() if 'mask_scores' in predictions else scores
             )
         return result
+
+    def _matched(self, image: int, predictions: Mapping, categories: np.ndarray) -> np.ndarray:
+        """Category of each instance and of the best detection on it, -1 without one: (2, T)."""
+        boxes, truth = self._instances.get(image, (torch.zeros(0, 4), np.zeros(0, np.int32)))
+        best = best_detections(boxes, predictions['bboxes'], predictions['scores']).numpy()
+        return np.stack([truth, np.append(categories, -1)[best]]).astype(np.int32)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Compute the metrics from what ``process`` kept of all images.
@@ -201,7 +211,7 @@ class LongTailLVISMetric(BaseMetric):
                 summary.update({f'{metric}{protocol}_{key}': mean for key, mean in means.items()})
         self._log(summary)
         if self.result_file is not None:
-            self._write(summary, per_class)
+            self._write(summary, per_class, self._confusion(results))
         return {key: -1.0 if np.isnan(mean) else mean for key, mean in summary.items()}
 
     def _evaluate(self, metric: str, results: list[dict]) -> dict[str, Curves]:
@@ -227,7 +237,21 @@ class LongTailLVISMetric(BaseMetric):
         table = [['in %', *columns], *rows]
         print_log(f'\n{AsciiTable(table).table}', MMLogger.get_current_instance())
 
-    def _write(self, summary: Mapping[str, float], per_class: Mapping[str, list[float]]) -> None:
+    def _confusion(self, results: list[dict]) -> Optional[dict[str, dict[str, float]]]:
+        groups = partition(self.groups)
+        if 'bbox' not in self.metrics or not groups:
+            return None
+        label_of = np.full(len(self.ground_truth.names) + 1, -1)
+        label_of[self._categories] = np.arange(len(self._categories))
+        truth, predicted = label_of[np.concatenate([r['matched'] for r in results], axis=1)]
+        return named_confusion(count_confusion(truth, predicted, groups, len(self.classes)), groups)
+
+    def _write(
+        self,
+        summary: Mapping[str, float],
+        per_class: Mapping[str, list[float]],
+        confusion: Optional[dict[str, dict[str, float]]],
+    ) -> None:
         shares = None if self.class_prior is None else self.class_prior.frequencies.tolist()
         Evaluation(
             {key: 100 * mean for key, mean in summary.items()},
@@ -235,6 +259,7 @@ class LongTailLVISMetric(BaseMetric):
             self.groups,
             shares,
             {key: [100 * ap for ap in values] for key, values in per_class.items()},
+            confusion,
         ).save(self.result_file)
 
 
@@ -292,6 +317,20 @@ def encode_masks(
         )
     counts = (rle['counts'] for rle in rles)
     return [value.encode() if isinstance(value, str) else value for value in counts]
+
+
+def _by_image(ground_truth: GroundTruth) -> dict[int, tuple[torch.Tensor, np.ndarray]]:
+    """Boxes (T, 4) as x1, y1, x2, y2 and categories (T,) of the instances, without crowds."""
+    regions = ground_truth.regions['bbox']
+    regions = regions[regions.crowd == 0]
+    regions = regions[np.argsort(regions.image, kind='stable')]
+    corners = np.concatenate([regions.shape[:, :2], regions.shape[:, :2] + regions.shape[:, 2:]], 1)
+    images, first = np.unique(regions.image, return_index=True)
+    parts = zip(np.split(corners, first[1:]), np.split(regions.category, first[1:]))
+    return {
+        image: (torch.from_numpy(boxes), categories)
+        for image, (boxes, categories) in zip(images.tolist(), parts)
+    }
 
 
 def gather(results: Sequence[Mapping], metric: str, selected: Sequence[np.ndarray]) -> Regions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -11,7 +11,7 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from prettytable import PrettyTable
 
-from ..analysis import Evaluation, group_means
+from ..analysis import Evaluation, count_confusion, group_means, named_confusion
 from ..calibration import ClassPrior, PriorLike
 from ..calibration.groups import GROUP_NAMES
 
@@ -46,18 +46,38 @@ class LongTailIoUMetric(IoUMetric):
         self.class_prior.check_classes(dataset_meta['classes'])
         self._dataset_meta = dataset_meta
 
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep of each image the areas of the classes, and which group was predicted as which."""
+        done = len(self.results)
+        super().process(data_batch, data_samples)
+        if not self.format_only:
+            self.results[done:] = [
+                (*areas, self._confusion(sample))
+                for areas, sample in zip(self.results[done:], data_samples)
+            ]
+
+    def _confusion(self, sample: dict) -> np.ndarray:
+        truth, predicted = (
+            sample[name]['data'].flatten().cpu().numpy() for name in ('gt_sem_seg', 'pred_sem_seg')
+        )
+        counted = truth != self.ignore_index
+        groups, num_classes = self.class_prior.groups, len(self.class_prior)
+        return count_confusion(truth[counted], predicted[counted], groups, num_classes)
+
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics from the areas of all images."""
-        metrics = super().compute_metrics(results)
+        """Compute the metrics from what ``process`` kept of all images."""
         if self.format_only:
-            return metrics
+            return super().compute_metrics(results)
+        confusion = sum(confusion for *_, confusion in results)
+        results = [areas for *areas, _ in results]
+        metrics = super().compute_metrics(results)
         per_class = self._per_class(results)
         for name, values in per_class.items():
             for group, mean in group_means(values, self.class_prior.groups).items():
                 metrics[f'm{group.capitalize()}{name}'] = round(mean, 2)
         self._log_groups(metrics)
         if self.result_file is not None:
-            self._write(metrics, per_class)
+            self._write(metrics, per_class, confusion)
         return metrics
 
     def _per_class(self, results: list) -> dict[str, np.ndarray]:
@@ -74,7 +94,18 @@ class LongTailIoUMetric(IoUMetric):
         table.add_row([metrics[name] for name in names])
         print_log(f'\n{table}', MMLogger.get_current_instance())
 
-    def _write(self, metrics: Mapping[str, float], per_class: Mapping[str, np.ndarray]) -> None:
-        prior = self.class_prior
-        classes, shares = list(self.dataset_meta['classes']), prior.frequencies.tolist()
-        Evaluation(metrics, classes, prior.groups, shares, per_class).save(self.result_file)
+    def _write(
+        self,
+        metrics: Mapping[str, float],
+        per_class: Mapping[str, np.ndarray],
+        confusion: np.ndarray,
+    ) -> None:
+        groups, shares = self.class_prior.groups, self.class_prior.frequencies.tolist()
+        Evaluation(
+            metrics,
+            list(self.dataset_meta['classes']),
+            groups,
+            shares,
+            per_class,
+            named_confusion(confusion, groups),
+        ).save(self.result_file)
