@@ -26,6 +26,7 @@ disalign = dict(
         dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=True, interval=2),
             logger=dict(type='LoggerHook', interval=100),
+            calibration=dict(type='mmdisalign.engine.CalibrationHook', interval=100),
         ),
     ],
     # For a data set of some ten thousand images: three epochs of a faster optimiser.
@@ -40,6 +41,7 @@ disalign = dict(
         dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=True, interval=3),
             logger=dict(type='LoggerHook', interval=50),
+            calibration=dict(type='mmdisalign.engine.CalibrationHook', interval=50),
         ),
     ],
 )

@@ -26,6 +26,7 @@ disalign = dict(
         dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1000),
             logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+            calibration=dict(type='mmdisalign.engine.CalibrationHook', interval=50),
         ),
         dict(type='LogProcessor', window_size=50, by_epoch=False),
     ],
@@ -44,6 +45,7 @@ disalign = dict(
         dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=200),
             logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
+            calibration=dict(type='mmdisalign.engine.CalibrationHook', interval=10),
         ),
         dict(type='LogProcessor', window_size=10, by_epoch=False),
     ],

@@ -23,6 +23,7 @@ disalign = dict(
         dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=800),
             logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+            calibration=dict(type='mmdisalign.engine.CalibrationHook', interval=50),
         ),
     ],
     # For a small data set: 150 iterations of a faster optimiser.
@@ -40,6 +41,7 @@ disalign = dict(
         dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=150),
             logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
+            calibration=dict(type='mmdisalign.engine.CalibrationHook', interval=10),
         ),
     ],
 )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 
 from ..calibration import CosineLinear
-from ..engine import iter_datasets
+from ..engine import iter_datasets, read_state
 
 
 def load_features(model: nn.Module, checkpoint: str) -> None:
@@ -27,9 +26,7 @@ def load_features(model: nn.Module, checkpoint: str) -> None:
         raise TypeError(
             f'ncm needs a config whose head is CosineClsHead, not {type(head).__name__}'
         )
-    content = _load_checkpoint(checkpoint, map_location='cpu')
-    state = content.get('state_dict', content)
-    state = {key: value for key, value in state.items() if not key.startswith('head.fc.')}
+    state = {k: v for k, v in read_state(checkpoint).items() if not k.startswith('head.fc.')}
     own = {f'head.fc.{key}': value for key, value in head.fc.state_dict().items()}
     model.load_state_dict({**state, **own})
 

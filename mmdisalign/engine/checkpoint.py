@@ -1,4 +1,4 @@
-"""Let PyTorch's safe loader read the checkpoints that mmengine writes.
+"""Read the checkpoints that mmengine writes, with PyTorch's safe loader.
 
 Since PyTorch 2.6, ``torch.load`` unpickles nothing but an allow-list, and mmengine 0.10's
 checkpoints hold its log history: without this, ``--resume`` and ``test.py`` end in an
@@ -13,7 +13,19 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import _load_checkpoint
 from packaging.version import Version
+from torch import Tensor
+
+
+def read_state(checkpoint: str) -> dict[str, Tensor]:
+    """The weights in a checkpoint, on the CPU.
+
+    Args:
+        checkpoint: File or address; of mmengine's, as it comes or with ``state_dict``.
+    """
+    content = _load_checkpoint(checkpoint, map_location='cpu')
+    return content.get('state_dict', content)
 
 
 def allow_mmengine_checkpoints() -> None:

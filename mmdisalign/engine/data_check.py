@@ -103,6 +103,25 @@ def built_datasets(
     return parts, classes.pop() or None
 
 
+def built_dataset(dataset: Any, registry: Registry) -> Dataset:
+    """The one data set of a config, below wrappers, without its pipeline.
+
+    Args:
+        dataset: Config of a data set, or of a wrapper.
+        registry: The library's registry of data sets.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    parts, _ = built_datasets(dataset, registry)
+    if len(parts) != 1:
+        raise ValueError(
+            f'the test data is {len(parts)} data sets in one, whose predictions cannot be told '
+            'apart: give a config of one of them'
+        )
+    return parts[0]
+
+
 def _paths(dataset: Mapping[str, Any]) -> Iterator[Path]:
     kind = str(dataset.get('type')).rpartition('.')[-1]  # without a scope or module
     if kind in DOWNLOADED and dataset.get('download', True):

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 
 from ..calibration import AdaptiveCalibration, ClassScale
+from .checkpoint import read_state
 
 CALIBRATIONS = (AdaptiveCalibration, ClassScale)
 
@@ -119,12 +119,11 @@ def check_calibration(model: nn.Module, checkpoint: str) -> None:
 
     Args:
         model: What the checkpoint is to be loaded into.
-        checkpoint: File or address; of mmengine's, as it comes or with ``state_dict``.
+        checkpoint: File or address.
     """
     if any(isinstance(module, CALIBRATIONS) for module in model.modules()):
         return
-    content = _load_checkpoint(checkpoint, map_location='cpu')
-    keys = [key for key in content.get('state_dict', content) if '.calibration.' in key]
+    keys = [key for key in read_state(checkpoint) if '.calibration.' in key]
     if keys:
         raise ValueError(
             f'{checkpoint} is calibrated ({keys[0]}), and the model of the config is not: give the '
