@@ -25,6 +25,7 @@ RANGES = {
     'regex': '',
     'faster-coco-eval': '>=1.8',  # LVIS's average precision
     'lvis': '',  # mmdet reads LVIS's annotations with it
+    'jinja2': '',
     'matplotlib': '',
     'pillow': '',
     'pytest': '>=7',
@@ -36,8 +37,10 @@ EXTRAS = {
     'seg': (*_OPENMMLAB, 'mmsegmentation', 'ftfy', 'regex'),
     'det': (*_OPENMMLAB, 'mmdet', 'faster-coco-eval', 'lvis'),
     'cls': (*_OPENMMLAB, 'mmpretrain'),
-    'tests': ('pytest', 'pytest-xdist', 'matplotlib', 'pillow'),
+    # What tools/analyze.py needs; torch, mmengine and mmcv bring it, too.
+    'report': ('jinja2', 'matplotlib', 'pillow'),
 }
+EXTRAS['tests'] = ('pytest', 'pytest-xdist', *EXTRAS['report'])
 EXTRAS['all'] = tuple(dict.fromkeys(EXTRAS['seg'] + EXTRAS['det'] + EXTRAS['cls']))
 
 
@@ -52,7 +55,7 @@ def require(extra: str) -> None:
     Only the packages' metadata is read, so a wrong version is named before it fails in its own way.
 
     Args:
-        extra: ``'seg'``, ``'det'``, ``'cls'``, ``'tests'`` or ``'all'``.
+        extra: ``'seg'``, ``'det'``, ``'cls'``, ``'report'``, ``'tests'`` or ``'all'``.
 
     Raises:
         ImportError: If any is missing or out of range. The message names each with its installed

@@ -159,13 +159,13 @@ def test_wheel_carries_configs_tools_and_data(wheel):
         names = set(archive.namelist())
         metadata = archive.read(next(name for name in names if name.endswith('METADATA'))).decode()
     expected = {f'mmdisalign/.mim/{path}' for path in files_below('configs') | files_below('tools')}
-    expected |= files_below('mmdisalign/data')
+    expected |= files_below('mmdisalign/data') | {'mmdisalign/analysis/report.html'}
     assert expected <= names
     assert not [name for name in names if name.endswith('.pyc') or name.startswith('tests/')]
 
     lines = [line.partition(': ') for line in metadata.splitlines()]
     extras = {value for key, _, value in lines if key == 'Provides-Extra'}
-    assert extras == {'seg', 'det', 'cls', 'all', 'tests'}
+    assert extras == {'seg', 'det', 'cls', 'all', 'report', 'tests'}
     needed = [Requirement(value) for key, _, value in lines if key == 'Requires-Dist']
     assert {need.name for need in needed if not need.marker} == {'numpy', 'packaging', 'torch'}
 

@@ -1,54 +1,192 @@
-"""Figures that compare evaluations; needs matplotlib (``pip install mmdisalign[tests]``)."""
+"""The figures of the report, with matplotlib.
+
+Colours are Okabe and Ito's, which colour-blind people tell apart, and each evaluation has a marker
+of its own. What is not data is drawn in :data:`INK`, so that :func:`inline_svg` can leave its
+colour to the page.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Union
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..calibration import ClassPrior
-from .results import Evaluation
+from .results import Calibration, Evaluation, Values, group_means, spoken_group
 
-# Okabe and Ito's colours, which colour-blind people tell apart.
-BEFORE, AFTER = '#999999', '#0072B2'
-SHADES = ('#FFFFFF', '#F2F2F2', '#E3E3E3')
+INK = '#1f2328'
+COLOURS = ('#888888', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')
+MARKERS = 'os^Dv*'
+SHADES = (0.0, 0.07, 0.14)  # opacity of the groups' grey, which suits light and dark pages
+MOST_BARS = 40  # classes; more of them are drawn as points, without names
+GROUP_LABEL = {'ha': 'left', 'va': 'bottom', 'fontsize': 9, 'fontweight': 'bold'}
+STYLE = {
+    'svg.hashsalt': 'mmdisalign',
+    'svg.fonttype': 'none',
+    'text.parse_math': False,  # a class may have a $ in its name
+    'text.color': INK,
+    'axes.edgecolor': INK,
+    'axes.labelcolor': INK,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'xtick.color': INK,
+    'ytick.color': INK,
+    'legend.frameon': False,
+}
 
 
-def plot_by_frequency(
-    before: Evaluation, after: Evaluation, path: Union[str, Path], *, value: str, mean: str
-) -> None:
-    """Draw a value per class before and after calibration, classes from frequent to rare.
+def plot_per_class(results: Mapping[str, Evaluation], value: str) -> Figure:
+    """A value of each class in each evaluation, classes from frequent to rare.
 
     Args:
-        before: Evaluation of stage 1, with known frequencies.
-        after: Evaluation of stage 2.
-        path: File to write; its ending decides the format.
-        value: Name of the value per class, such as ``'IoU'`` or ``'segm_AP'``.
-        mean: Name of its mean in the summary, for the legend.
+        results: Evaluations of the same classes, by name; the first decides the order.
+        value: Name of the value, such as ``'IoU'``.
     """
-    label = value.replace('_', ' ')
-    order = before.order
-    figure = Figure(figsize=(max(6.0, 0.55 * len(order) + 2), 4.2), layout='constrained')
-    axes = figure.subplots()
-    _shade_groups(axes, [before.group_of(i) for i in order])
-    for result, offset, colour, stage in (
-        (before, -0.2, BEFORE, 'stage 1'),
-        (after, 0.2, AFTER, 'DisAlign'),
-    ):
-        heights = [result.per_class[value][i] or 0 for i in order]
-        positions = [rank + offset for rank in range(len(order))]
-        legend = f'{stage} ({mean.replace("_", " ")} {result.summary[mean]:.1f})'
-        axes.bar(positions, heights, 0.4, color=colour, label=legend)
-    names = [f'{before.classes[i]}\n{100 * before.frequencies[i]:.2g} %' for i in order]
-    axes.set_xticks(range(len(order)), names, rotation=45, ha='right', fontsize=8)
-    axes.set(ylabel=f'{label} (%)', xlim=(-0.6, len(order) - 0.4), ylim=(0, 100))
-    axes.set_title(f'{label} per class, from frequent to rare', loc='left')
-    figure.legend(loc='outside upper right', ncols=2)
-    _save(figure, path)
+    first = next(iter(results.values()))
+    order = first.order
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(_width(len(order)), 4.2), layout='constrained')
+        axes = figure.subplots()
+        width = 0.8 / len(results)
+        for number, (name, result) in enumerate(results.items()):
+            heights = _floats(result.per_class[value])[order]
+            ranks = np.arange(len(order))
+            if len(order) <= MOST_BARS:
+                ranks = ranks + (number - (len(results) - 1) / 2) * width
+                axes.bar(ranks, heights, width, color=COLOURS[number], label=name)
+            else:
+                style = {'marker': MARKERS[number], 'color': COLOURS[number], 'ls': 'none'}
+                axes.plot(ranks, heights, ms=_marker_size(first), **style, label=name)
+        _class_axis(axes, first)
+        # The groups' names have their place above the bars.
+        axes.set(ylabel=f'{_spoken(value)} (%)', ylim=(0, 1.15 * axes.dataLim.y1 or 1))
+        figure.legend(loc='outside upper right', ncols=len(results))
+    return figure
+
+
+def plot_gains(results: Mapping[str, Evaluation], value: str) -> Figure:
+    """What each class gained over the first evaluation, against its frequency; lines are means.
+
+    Args:
+        results: Two or more evaluations of the same classes, by name.
+        value: Name of the value, such as ``'IoU'``.
+    """
+    (_, before), *others = results.items()
+    positions = _positions(before)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.0, 4.2), layout='constrained')
+        axes = figure.subplots()
+        axes.axhline(0, color=INK, lw=0.8)
+        for number, (name, after) in enumerate(others, start=1):
+            gains = gains_of(before, after, value)
+            line = {'color': COLOURS[number], 'lw': 2.5}
+            style = {'marker': MARKERS[number], 'color': COLOURS[number]}
+            axes.plot(positions, gains, ls='none', ms=_marker_size(before), **style, label=name)
+            for group, mean in group_means(gains, before.partition).items():
+                members = positions[list(before.partition[group])]
+                axes.plot([members.max(), members.min()], [mean] * 2, zorder=3, **line)
+                if len(others) == 1:
+                    label = f'{spoken_group(group)} {mean:{_signed(gains)}}'
+                    axes.text(members.max(), mean, label, **GROUP_LABEL)
+        if len(others) == 1:
+            _name_extremes(axes, before, positions, gains)
+        if before.frequencies is None:
+            axes.set(xlabel='rank, from the rarest class')
+        else:
+            axes.set(xscale='log', xlabel='share of the training data (%)')
+            axes.xaxis.set_major_formatter('{x:g}')
+        axes.invert_xaxis()  # as in the other figures, from frequent to rare
+        axes.margins(y=0.15)
+        axes.set(ylabel=f'change of {_spoken(value)} (points)')
+        if len(others) > 1:
+            figure.legend(loc='outside upper right', ncols=len(others))
+    return figure
+
+
+def plot_confusion(before: Evaluation, after: Evaluation, names: Sequence[str]) -> Figure:
+    """Which group was taken for which, in per cent of the true group, and the change of it.
+
+    Args:
+        before: Evaluation with a ``confusion``.
+        after: Another, with the same groups.
+        names: How to call the two.
+    """
+    rows = list(before.confusion)
+    columns = list(dict.fromkeys(name for row in before.confusion.values() for name in row))
+    columns += [name for name in next(iter(after.confusion.values())) if name not in columns]
+    shares = [_shares(result.confusion, rows, columns) for result in (before, after)]
+    change = shares[1] - shares[0]
+    limit = max(1.0, float(np.nanmax(np.abs(change))))
+    panels = [
+        (f'{names[0]} (%)', shares[0], 'Blues', (0, 100), '.1f'),
+        (f'{names[1]} (%)', shares[1], 'Blues', (0, 100), '.1f'),
+        ('change (points)', change, 'PuOr', (-limit, limit), '+.1f'),
+    ]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 1.3 + 0.65 * len(rows)), layout='constrained')
+        for axes, (title, values, colours, limits, form) in zip(figure.subplots(1, 3), panels):
+            image = axes.imshow(values, colours, vmin=limits[0], vmax=limits[1], aspect='auto')
+            axes.set_xticks(range(len(columns)), map(spoken_group, columns))
+            axes.set_yticks(range(len(rows)), map(spoken_group, rows))
+            axes.set(xlabel='predicted', ylabel='true')
+            axes.set_title(title, loc='left', fontsize=10)
+            axes.spines[:].set_visible(False)
+            for (row, column), value in np.ndenumerate(values):
+                ink = _ink_on(image.cmap(image.norm(value)))
+                axes.text(column, row, f'{value:{form}}', ha='center', va='center', color=ink)
+    return figure
+
+
+def plot_calibration(calibration: Calibration, evaluation: Evaluation) -> Figure:
+    """The learned α and β of each class, from frequent to rare.
+
+    Args:
+        calibration: What was learned.
+        evaluation: Knows the classes and their groups.
+    """
+    order = evaluation.order
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(_width(len(order)), 5.4), layout='constrained')
+        panels = figure.subplots(2, 1, sharex=True)
+        learned = (('magnitude α', calibration.magnitude), ('margin β', calibration.margin))
+        for axes, (label, values) in zip(panels, learned):
+            heights = np.asarray(values, dtype=np.float64)[order]
+            axes.vlines(range(len(order)), 0, heights, color=COLOURS[1], lw=1)
+            axes.plot(heights, 'o', color=COLOURS[1], ms=_marker_size(evaluation))
+            axes.axhline(0, color=INK, lw=0.8)
+            axes.set(ylabel=label)
+            _class_axis(axes, evaluation, names=axes is panels[-1])
+    return figure
+
+
+def plot_confidence(calibration: Calibration) -> Figure:
+    """How σ(x) is distributed, by the group of the class that scores highest before calibration.
+
+    Args:
+        calibration: With an observed ``confidence``.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.0, 3.4), layout='constrained')
+        axes = figure.subplots()
+        seen = {name: np.array(n) for name, n in calibration.confidence.items() if np.any(n)}
+        for number, (name, counts) in enumerate(seen.items(), start=1):
+            edges = np.linspace(0, 1, len(counts) + 1)
+            mean = (counts * (edges[:-1] + edges[1:]) / 2).sum() / counts.sum()
+            heights = 100 * counts / counts.sum()
+            label = f'{spoken_group(name)} (mean {mean:.2f})'
+            style = {'color': COLOURS[number], 'lw': 1.8, 'ls': ('-', '--', ':')[(number - 1) % 3]}
+            axes.stairs(heights, edges, **style, label=label)
+        axes.set(xlabel='confidence σ(x)', ylabel='per cent of the group', xlim=(0, 1))
+        axes.set_ylim(bottom=0)
+        figure.legend(loc='outside upper right', ncols=max(1, len(seen)))
+    return figure
 
 
 def plot_frequencies(prior: ClassPrior, path: Union[str, Path]) -> None:
@@ -60,32 +198,126 @@ def plot_frequencies(prior: ClassPrior, path: Union[str, Path]) -> None:
     """
     order = np.argsort(-prior.counts, kind='stable')
     group_of = {i: name for name, members in prior.groups.items() for i in members}
-    figure = Figure(figsize=(7.0, 3.6), layout='constrained')
-    axes = figure.subplots()
-    shares = 100 * prior.frequencies[order]
-    axes.plot(range(len(order)), np.where(shares > 0, shares, np.nan), '.-', color=AFTER)
-    axes.set(
-        yscale='log', ylabel='share (%)', xlabel='class, by rank', xlim=(-0.6, len(order) - 0.4)
-    )
-    _shade_groups(axes, [group_of[int(i)] for i in order])
-    axes.set_title(f'Imbalance factor {prior.imbalance:.4g}', loc='left')
-    _save(figure, path)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.0, 3.6), layout='constrained')
+        axes = figure.subplots()
+        shares = 100 * prior.frequencies[order]
+        axes.plot(range(len(order)), np.where(shares > 0, shares, np.nan), '.-', color=COLOURS[1])
+        axes.set(yscale='log', ylabel='share (%)', xlabel='class, by rank')
+        axes.set_xlim(-0.6, len(order) - 0.4)
+        _shade_groups(axes, [group_of[int(i)] for i in order])
+        axes.set_title(f'Imbalance factor {prior.imbalance:.4g}', loc='left')
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Union[str, Path]) -> None:
+def save(figure: Figure, path: Union[str, Path]) -> None:
+    """Write a figure; the ending of the path decides the format."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({'svg.hashsalt': 'mmdisalign'}):
-        figure.savefig(path, dpi=150)
+    metadata = {'Date': None} if Path(path).suffix == '.svg' else None
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def _shade_groups(axes: matplotlib.axes.Axes, groups: Sequence[str]) -> None:
+def inline_svg(figure: Figure, label: str) -> str:
+    """A figure as an SVG element for a page, on whose background it stands, in its colour of text.
+
+    Args:
+        figure: The figure.
+        label: What it shows, for those who do not see it.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
+    element = buffer.getvalue().partition('<svg')[2]
+    return f'<svg role="img" aria-label="{html.escape(label)}"{element}'.replace(
+        INK, 'currentColor'
+    )
+
+
+def gains_of(before: Evaluation, after: Evaluation, value: str) -> np.ndarray:
+    """What each class gained, in points, (C,); NaN where either has no value."""
+    return _floats(after.per_class[value]) - _floats(before.per_class[value])
+
+
+def _floats(values: Values) -> np.ndarray:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _spoken(name: str) -> str:
+    return name.replace('_', ' ')
+
+
+def _signed(changes: np.ndarray) -> str:
+    """How to write means of some changes: small ones with more digits."""
+    return '+.1f' if np.nanmax(np.abs(changes), initial=0) >= 1 else '+.2f'
+
+
+def _width(num_classes: int) -> float:
+    return max(6.0, 0.55 * num_classes + 2) if num_classes <= MOST_BARS else 12.0
+
+
+def _marker_size(evaluation: Evaluation) -> float:
+    return 5.0 if len(evaluation.classes) <= MOST_BARS else 2.5
+
+
+def _class_axis(axes: Axes, evaluation: Evaluation, *, names: bool = True) -> None:
+    """Make the x axis that of the classes, from frequent to rare, groups shaded."""
+    order = evaluation.order
+    _shade_groups(axes, [evaluation.group_of(i) for i in order])
+    axes.set_xlim(-0.6, len(order) - 0.4)
+    if len(order) > MOST_BARS:
+        axes.set_xlabel('class, from frequent to rare' if names else '')
+        return
+    labels = [evaluation.classes[i] for i in order]
+    if evaluation.frequencies is not None:
+        labels = [
+            f'{label}\n{100 * evaluation.frequencies[i]:.2g} %' for label, i in zip(labels, order)
+        ]
+    axes.set_xticks(range(len(order)), labels, rotation=45, ha='right', fontsize=8)
+
+
+def _shade_groups(axes: Axes, groups: Sequence[str]) -> None:
     """Shade runs of neighbouring classes of one group, and name them."""
     start = 0
     for end in range(1, len(groups) + 1):
         if end < len(groups) and groups[end] == groups[start]:
             continue
         shade = SHADES[list(dict.fromkeys(groups)).index(groups[start]) % len(SHADES)]
-        axes.axvspan(start - 0.5, end - 0.5, color=shade, zorder=0, lw=0)
-        place = {'ha': 'center', 'va': 'top', 'transform': axes.get_xaxis_transform()}
-        axes.text((start + end - 1) / 2, 0.97, groups[start], color='#555555', **place)
+        axes.axvspan(start - 0.5, end - 0.5, color='#808080', alpha=shade, zorder=0, lw=0)
+        if end - start > len(groups) / 40:
+            place = {'ha': 'center', 'va': 'top', 'transform': axes.get_xaxis_transform()}
+            axes.text((start + end - 1) / 2, 0.97, groups[start], alpha=0.75, **place)
         start = end
+
+
+def _positions(evaluation: Evaluation) -> np.ndarray:
+    """Where a class is on the axis of frequencies, (C,): its share in per cent, or its rank."""
+    if evaluation.frequencies is None:
+        return len(evaluation.order) - np.argsort(evaluation.order).astype(np.float64)
+    shares = 100 * _floats(evaluation.frequencies)
+    # A class that was never seen has its place beside the rarest: a logarithm has no 0.
+    return np.where(shares > 0, shares, shares[shares > 0].min() / 2)
+
+
+def _name_extremes(
+    axes: Axes, evaluation: Evaluation, positions: np.ndarray, gains: np.ndarray
+) -> None:
+    """Name the classes that gained and lost most."""
+    known = [i for i in np.argsort(gains) if not np.isnan(gains[i])]
+    for index, offset in {**dict.fromkeys(known[-2:], 6), **dict.fromkeys(known[:2], -12)}.items():
+        place = {'xytext': (0, offset), 'textcoords': 'offset points', 'ha': 'center'}
+        axes.annotate(
+            evaluation.classes[index], (positions[index], gains[index]), fontsize=8, **place
+        )
+
+
+def _shares(
+    confusion: Mapping[str, Mapping[str, float]], rows: Sequence[str], columns: Sequence[str]
+) -> np.ndarray:
+    counts = np.array([[confusion[row].get(name, 0) for name in columns] for row in rows])
+    return 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def _ink_on(colour: tuple[float, float, float, float]) -> str:
+    luminance = 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
+    return 'black' if luminance > 0.5 else 'white'

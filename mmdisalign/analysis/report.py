@@ -1,0 +1,320 @@
+"""The report: one page that shows what a second stage did, and its figures as files."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..version import __version__
+from . import figures, tables
+from .results import Calibration, Evaluation, group_means, spoken_group
+from .verdict import main_value, mean_of, verdict
+
+Cell = Union[str, float, int, None]
+LONG_EDGE = 720  # of an image on the page, in pixels
+SUMMARIES = (tables.SEGMENTATION, tables.CLASSIFICATION, tables.DETECTION)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, drawn several times.
+
+    Attributes:
+        title: What it is and why it is shown.
+        panels: Captions, such as 'ground truth', and what was drawn, RGB, uint8 (H, W, 3).
+    """
+
+    title: str
+    panels: Sequence[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to sort.
+
+    Attributes:
+        header: Names of the columns.
+        rows: Cells; None where there is no value.
+        changes: Columns of differences, which are shown with a sign.
+        precise: Columns that need more digits, as shares of the rarest classes do.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    changes: Sequence[int] = ()
+    precise: Sequence[int] = ()
+
+    @property
+    def texts(self) -> list[int]:
+        """Columns of text."""
+        return [i for i in range(len(self.header)) if any(isinstance(r[i], str) for r in self.rows)]
+
+    def shown(self, column: int, cell: Cell) -> str:
+        """How a cell is written."""
+        if cell is None:
+            return '–'
+        if isinstance(cell, (str, int)):
+            return str(cell)
+        return f'{cell:+.2f}' if column in self.changes else f'{cell:{self._form(column)}}'
+
+    def _form(self, column: int) -> str:
+        return '.3g' if column in self.precise else '.2f'
+
+
+@dataclass
+class Section:
+    """A part of the page."""
+
+    title: str
+    text: str = ''
+    figures: list[tuple[str, str]] = field(default_factory=list)
+    table: Optional[Table] = None
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+
+
+def write_report(
+    results: Mapping[str, Evaluation],
+    out: Union[str, Path],
+    *,
+    calibrations: Sequence[Calibration] = (),
+    pictures: Sequence[Picture] = (),
+    title: str = 'Long-tail report',
+) -> Path:
+    """Write ``index.html``, which needs no other file, and its figures as PNG and SVG.
+
+    Args:
+        results: Two or more evaluations of the same classes by name, what is compared with first.
+        out: Folder to write to.
+        calibrations: What a DisAlign checkpoint learned.
+        pictures: Images to show.
+        title: Heading of the page.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ValueError: If there is one evaluation, or more than there are colours, or they differ in
+            their classes or values.
+    """
+    _check(results)
+    out = Path(out)
+    draw = _Draw(out / 'figures')
+    sections = [
+        _summary(results),
+        *(_per_class(results, value, draw) for value in _values(results)),
+        *_confusions(results, draw),
+        *(_calibration(c, results, draw) for c in calibrations),
+        *([_pictures(pictures, out / 'images')] if pictures else []),
+        _class_table(results),
+    ]
+    (before_name, before), *others = results.items()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template('report.html').render(
+        title=title,
+        verdicts=[verdict(before, after, (before_name, name)) for name, after in others],
+        sections=sections,
+        footer=f'Made by mmdisalign {__version__}. Click a heading to sort its table.',
+    )
+    path = out / 'index.html'
+    path.write_text(page, encoding='utf-8')
+    return path
+
+
+class _Draw:
+    """Writes figures as PNG and SVG, and returns them for the page."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, name: str, figure: Figure, caption: str) -> tuple[str, str]:
+        """The caption and the figure as SVG."""
+        for ending in ('png', 'svg'):
+            figures.save(figure, self._folder / f'{name}.{ending}')
+        return caption, figures.inline_svg(figure, caption)
+
+
+def _check(results: Mapping[str, Evaluation]) -> None:
+    most = len(figures.COLOURS)
+    if not 2 <= len(results) <= most:
+        raise ValueError(f'a report compares 2 to {most} evaluations, got {len(results)}')
+    (first, before), *others = results.items()
+    for name, after in others:
+        for what in ('classes', 'partition', 'per_class'):
+            own, other = (list(getattr(result, what)) for result in (before, after))
+            if own != other:
+                raise ValueError(
+                    f'{first} and {name} cannot be compared: {what} of one are {_short(own)}, of '
+                    f'the other {_short(other)}'
+                )
+        if dict(before.partition) != dict(after.partition):
+            raise ValueError(
+                f'{first} and {name} cannot be compared: their groups have other classes; --prior '
+                'with the predictions of test.py --out evaluates both alike'
+            )
+
+
+def _short(names: Sequence[str]) -> str:
+    return f'{len(names)}: {", ".join(names[:4])}{", ..." if len(names) > 4 else ""}'
+
+
+def _values(results: Mapping[str, Evaluation]) -> list[str]:
+    """Names of the values per class, the one that decides first."""
+    first = next(iter(results.values()))
+    return sorted(first.per_class, key=lambda value: value != main_value(first))
+
+
+def _summary(results: Mapping[str, Evaluation]) -> Section:
+    before = next(iter(results.values()))
+    keys = next(
+        (keys for keys in SUMMARIES if keys[0] in before.summary),
+        tuple(before.summary),
+    )
+    keys = [key for key in keys if all(key in result.summary for result in results.values())]
+    header = ['evaluation', *(key.replace('_', ' ') for key in keys)]
+    rows = [[name, *(result.summary[key] for key in keys)] for name, result in results.items()]
+    sizes = ', '.join(
+        f'{len(members)} {spoken_group(group)}' for group, members in before.partition.items()
+    )
+    text = f'In per cent. {len(before.classes)} classes: {sizes}.'
+    return Section('Summary', text, table=Table(header, rows))
+
+
+def _per_class(results: Mapping[str, Evaluation], value: str, draw: _Draw) -> Section:
+    before = next(iter(results.values()))
+    spoken = value.replace('_', ' ')
+    drawn = [
+        draw(
+            f'{value}_per_class',
+            figures.plot_per_class(results, value),
+            f'{spoken} of each class, from frequent to rare, with its share of the training data',
+        ),
+        draw(
+            f'{value}_gain',
+            figures.plot_gains(results, value),
+            f'Change of {spoken} of each class against its frequency; lines are group means',
+        ),
+    ]
+    return Section(spoken, figures=drawn, table=_group_table(results, before, value))
+
+
+def _group_table(results: Mapping[str, Evaluation], before: Evaluation, value: str) -> Table:
+    names = list(results)
+    header = ['group', 'classes', 'share %', *names, *(f'{name} change' for name in names[1:])]
+    groups = {**before.partition, 'all': range(len(before.classes))}
+    means = [
+        {**group_means(result.per_class[value], before.partition), 'all': mean_of(result, value)}
+        for result in results.values()
+    ]
+    rows = []
+    for group, members in groups.items():
+        share = None
+        if before.frequencies is not None:
+            share = 100 * sum(before.frequencies[i] for i in members)
+        own = [mean[group] for mean in means]
+        changes = [mean - own[0] for mean in own[1:]]
+        rows.append(
+            [spoken_group(group), len(members), share, *map(_known, own), *map(_known, changes)]
+        )
+    return Table(header, rows, range(3 + len(names), len(header)))
+
+
+def _class_table(results: Mapping[str, Evaluation]) -> Section:
+    before = next(iter(results.values()))
+    header, changes = ['class', 'group', 'share %'], []
+    columns: list[Sequence[Cell]] = []
+    for value in _values(results):
+        for number, (name, result) in enumerate(results.items()):
+            header.append(f'{value.replace("_", " ")} {name}')
+            columns.append(result.per_class[value])
+            if number:
+                changes.append(len(header))
+                header.append('change')
+                columns.append([_known(gain) for gain in figures.gains_of(before, result, value)])
+    rows = []
+    for i in before.order:
+        share = None if before.frequencies is None else 100 * before.frequencies[i]
+        rows.append(
+            [before.classes[i], before.group_of(i), share, *(column[i] for column in columns)]
+        )
+    text = 'From frequent to rare, in per cent; change in points over the first evaluation.'
+    return Section('Each class', text, table=Table(header, rows, changes, precise=[2]))
+
+
+def _confusions(results: Mapping[str, Evaluation], draw: _Draw) -> list[Section]:
+    (first, before), *others = results.items()
+    known = [(name, after) for name, after in others if after.confusion and before.confusion]
+    if not known:
+        return []
+    text = (
+        'What each group was predicted as, in per cent of its pixels, instances or images. An '
+        'instance is predicted as the class of the highest-scoring box with an IoU of 0.5.'
+    )
+    drawn = [
+        draw(
+            f'confusion_{number}' if len(known) > 1 else 'confusion',
+            figures.plot_confusion(before, after, (first, name)),
+            f'Confusion between groups, {first} and {name}',
+        )
+        for number, (name, after) in enumerate(known, start=1)
+    ]
+    return [Section('Where predictions moved', text, drawn)]
+
+
+def _calibration(
+    calibration: Calibration, results: Mapping[str, Evaluation], draw: _Draw
+) -> Section:
+    evaluation = list(results.values())[-1]
+    if len(calibration.magnitude) != len(evaluation.classes):
+        raise ValueError(
+            f'{calibration.name} of the checkpoint has {len(calibration.magnitude)} classes, the '
+            f'evaluations have {len(evaluation.classes)}'
+        )
+    name = calibration.name
+    figure = figures.plot_calibration(calibration, evaluation)
+    drawn = [draw(f'{name}_alpha_beta', figure, f'α and β of each class, {name}')]
+    text = f'{name}: ẑ = (1 + σ(x)·α)·z + σ(x)·β.'
+    if calibration.confidence:
+        figure = figures.plot_confidence(calibration)
+        drawn.append(draw(f'{name}_sigma', figure, f'Distribution of σ(x), {name}'))
+        text += ' σ(x) by the group of the class that scored highest before calibration.'
+    return Section('What was learned', text, drawn)
+
+
+def _pictures(pictures: Sequence[Picture], folder: Path) -> Section:
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = []
+    for number, picture in enumerate(pictures, start=1):
+        panels = []
+        for caption, image in picture.panels:
+            content = _jpeg(image)
+            (folder / f'{number}_{caption.replace(" ", "_")}.jpg').write_bytes(content)
+            source = f'data:image/jpeg;base64,{base64.b64encode(content).decode()}'
+            panels.append((caption, source))
+        shown.append({'title': picture.title, 'panels': panels})
+    text = 'Where the second evaluation differs most from the first in the rarest group.'
+    return Section('Images', text, pictures=shown)
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    drawn = Image.fromarray(image)
+    drawn.thumbnail((LONG_EDGE, LONG_EDGE))
+    buffer = io.BytesIO()
+    drawn.save(buffer, 'JPEG', quality=85)
+    return buffer.getvalue()
+
+
+def _known(value: float) -> Optional[float]:
+    return None if np.isnan(value) else float(value)

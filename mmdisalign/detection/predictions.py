@@ -1,0 +1,130 @@
+"""Predictions that ``test.py --out`` saved as a pickle: evaluated, compared, drawn."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import mmcv
+import numpy as np
+import torch
+from mmdet.datasets.transforms import LoadAnnotations
+from mmdet.registry import DATASETS
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.structures import InstanceData
+from pycocotools import mask as mask_utils
+
+from ..analysis import Evaluation
+from ..analysis.report import Picture
+from ..calibration import PriorLike
+from ..engine import built_dataset, read_predictions
+from .matching import best_detections
+from .metrics import LongTailLVISMetric
+
+
+class SavedPredictions:
+    """The test data of an mmdet config, to which pickled detections are compared.
+
+    Args:
+        dataset: Config of a data set with an annotation file of COCO's or LVIS's format.
+        prior: Decides head, body and tail, where the file does not say which classes are rare.
+    """
+
+    def __init__(self, dataset: Mapping[str, Any], prior: Optional[PriorLike]) -> None:
+        self.dataset = built_dataset(dataset, DATASETS)
+        self.prior = prior
+
+    def evaluate(self, path: Path, result_file: Path) -> Evaluation:
+        """Evaluate a pickle of detections as :class:`LongTailLVISMetric` does.
+
+        Raises:
+            ValueError: If the file does not have one prediction for each image.
+        """
+        samples = read_predictions(path, len(self.dataset))
+        masks = all('masks' in sample['pred_instances'] for sample in samples)
+        metric = LongTailLVISMetric(
+            self.dataset.ann_file,
+            ['bbox', 'segm'] if masks else 'bbox',
+            class_prior=self.prior,
+            result_file=str(result_file),
+        )
+        metric.dataset_meta = self.dataset.metainfo
+        metric.process({}, samples)
+        if not metric.evaluate(len(samples)):
+            raise ValueError(f'{path} has no detection')
+        return Evaluation.load(result_file)
+
+    def pictures(
+        self, paths: Mapping[str, Path], members: Sequence[int], count: int
+    ) -> list[Picture]:
+        """The images with most instances of some classes whose best detection changed its class.
+
+        Args:
+            paths: Two pickles of detections, by name.
+            members: Labels of those classes.
+            count: How many images, at most.
+        """
+        samples = {name: self._by_image(path) for name, path in paths.items()}
+        changes = []
+        for index in range(len(self.dataset)):
+            info = self.dataset.get_data_info(index)
+            before, after = (self._labels(info, own[info['img_id']]) for own in samples.values())
+            truth = np.array([instance['bbox_label'] for instance in info['instances']])
+            changed = np.isin(truth, members) & (before != after)
+            right = int((changed & (after == truth)).sum() - (changed & (before == truth)).sum())
+            changes.append((int(changed.sum()), index, right))
+        return [
+            self._picture(samples, index, f'{instances} instances differ, {right:+d} right')
+            for instances, index, right in heapq.nlargest(count, changes)
+            if instances
+        ]
+
+    def _by_image(self, path: Path) -> dict[int, dict]:
+        samples = read_predictions(path, len(self.dataset))
+        return {sample['img_id']: sample['pred_instances'] for sample in samples}
+
+    def _labels(self, info: Mapping, predicted: Mapping) -> np.ndarray:
+        """Label of the best detection on each instance, -1 without one, shape (T,)."""
+        boxes = torch.tensor([instance['bbox'] for instance in info['instances']]).reshape(-1, 4)
+        best = best_detections(boxes, predicted['bboxes'], predicted['scores']).numpy()
+        return np.append(predicted['labels'].numpy(), -1)[best]
+
+    def _picture(self, samples: Mapping[str, Mapping[int, dict]], index: int, note: str) -> Picture:
+        info = self.dataset.get_data_info(index)
+        image = mmcv.imread(info['img_path'], channel_order='rgb')
+        drawn = {
+            'ground truth': self._truth(info, image.shape[:2]),
+            **{name: _predicted(own[info['img_id']]) for name, own in samples.items()},
+        }
+        panels = [(name, self._draw(image, instances)) for name, instances in drawn.items()]
+        return Picture(f'{Path(info["img_path"]).name}: {note}', panels)
+
+    def _truth(self, info: dict, size: tuple[int, int]) -> InstanceData:
+        masks = all('mask' in instance for instance in info['instances'])
+        loaded = LoadAnnotations(with_mask=masks)({**info, 'ori_shape': size})
+        truth = InstanceData(
+            bboxes=loaded['gt_bboxes'].tensor, labels=torch.from_numpy(loaded['gt_bboxes_labels'])
+        )
+        if masks:
+            truth.masks = loaded['gt_masks'].to_tensor(torch.uint8, 'cpu')
+        return truth
+
+    def _draw(self, image: np.ndarray, instances: InstanceData) -> np.ndarray:
+        # Below a score of 0.3, mmdet's default, a detection is not drawn.
+        if 'scores' in instances:
+            instances = instances[instances.scores > 0.3]
+        visualizer = DetLocalVisualizer()
+        visualizer.dataset_meta = self.dataset.metainfo
+        visualizer.add_datasample('', image, DetDataSample(gt_instances=instances), draw_pred=False)
+        return visualizer.get_image()
+
+
+def _predicted(predicted: Mapping) -> InstanceData:
+    instances = InstanceData(**{name: predicted[name] for name in ('bboxes', 'labels', 'scores')})
+    if 'masks' in predicted:
+        dense = [mask_utils.decode(rle) for rle in predicted['masks']]
+        instances.masks = torch.from_numpy(np.stack(dense)) if dense else torch.zeros(0, 1, 1)
+    return instances

@@ -1,0 +1,294 @@
+"""Saved predictions, evaluated, compared and drawn as tools/analyze.py does it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mmengine
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from mmdisalign.analysis import Evaluation
+from mmdisalign.calibration import ClassPrior
+
+PRIOR = dict(source=[80, 15, 5], groups=dict(head=[0], body=[1], tail=[2]))
+CLASSES = ('road', 'car', 'bicycle')
+
+
+@pytest.fixture(scope='module')
+def analyze() -> ModuleType:
+    """The script, as a module."""
+    path = Path(__file__).parent.parent / 'tools/analyze.py'
+    spec = importlib.util.spec_from_file_location('analyze', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(analyze: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, 'argv', ['analyze.py', *map(str, arguments)])
+    analyze.main()
+
+
+def prior_file(folder: Path) -> Path:
+    path = folder / 'prior.json'
+    prior = ClassPrior.build(PRIOR)
+    ClassPrior(prior.counts, CLASSES, prior.groups).to_json(path)
+    return path
+
+
+@pytest.fixture
+def segmentation(tmp_path: Path) -> dict[str, Any]:
+    """Two images of 4 x 6 pixels, and a config that is not of ours."""
+    truth = {'one': np.array([[1, 1, 2, 2, 3, 3]] * 4), 'two': np.array([[1, 0, 2, 2, 3, 1]] * 4)}
+    for folder in ('images', 'annotations', 'before', 'after'):
+        (tmp_path / folder).mkdir()
+    for name, labels in truth.items():
+        image = np.full((*labels.shape, 3), 90, np.uint8)
+        Image.fromarray(image).save(tmp_path / f'images/{name}.jpg')
+        predicted = {
+            'annotations': labels,
+            'before': np.where(labels == 3, 1, labels),
+            # The first image has its bicycles now, the second has not.
+            'after': labels if name == 'one' else np.where(labels == 3, 2, labels),
+        }
+        for folder, own in predicted.items():
+            Image.fromarray(own.astype(np.uint8)).save(tmp_path / f'{folder}/{name}.png')
+    config = tmp_path / 'config.py'
+    config.write_text(
+        "default_scope = 'mmseg'\n"
+        "dataset = dict(type='BaseSegDataset', reduce_zero_label=True, pipeline=[],\n"
+        f"    metainfo=dict(classes={CLASSES}), data_root='{tmp_path}',\n"
+        "    data_prefix=dict(img_path='images', seg_map_path='annotations'))\n"
+        'test_dataloader = dict(dataset=dict(**dataset))\n'
+        "test_evaluator = dict(type='IoUMetric')\n"
+    )
+    return dict(root=tmp_path, config=config, prior=prior_file(tmp_path))
+
+
+def test_label_maps_make_a_report(segmentation, analyze, monkeypatch) -> None:
+    root = segmentation['root']
+    options = ['--config', segmentation['config'], '--prior', segmentation['prior']]
+    command = [root / 'before', root / 'after', *options, '--images', 5, '--out', root / 'report']
+    run(analyze, monkeypatch, *command)
+    before, after = (
+        Evaluation.load(root / f'report/results/{n}.json') for n in ('before', 'after')
+    )
+    # Bicycles: none of 12 before, 8 of 12 after. Cars: 16 right, and 4 bicycles besides.
+    assert before.per_class['IoU'][2] == 0
+    assert after.per_class['IoU'] == [100, 80, pytest.approx(100 * 8 / 12, abs=1e-3)]
+    assert after.confusion['tail'] == dict(head=0, body=4, tail=8)
+    text = (root / 'report/index.html').read_text()
+    assert 'one.jpg: 8 pixels differ, +8 right' in text
+    assert 'two.jpg: 4 pixels differ, +0 right' in text
+    assert len(list((root / 'report/images').iterdir())) == 2 * 3
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda root: (root / 'after/two.png').unlink(), r'two\.png is missing.*all 2 images'),
+        (
+            lambda root: Image.new('L', (5, 4)).save(root / 'after/two.png'),
+            r'two\.png is \(4, 5\), the ground truth \(4, 6\)',
+        ),
+    ],
+)
+def test_maps_that_do_not_fit_are_named(
+    segmentation, analyze, monkeypatch, change, message
+) -> None:
+    root = segmentation['root']
+    change(root)
+    options = ['--config', segmentation['config'], '--prior', segmentation['prior']]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(
+            analyze,
+            monkeypatch,
+            root / 'before',
+            root / 'after',
+            *options,
+            '--out',
+            root / 'report',
+        )
+    assert not (root / 'report/index.html').exists()
+
+
+BOXES = [[10, 10, 30, 30], [50, 50, 80, 80]]
+
+
+def detections(labels: list[int], img_id: int) -> dict:
+    masks = np.zeros((100, 100, len(labels)), np.uint8, order='F')
+    for number, (x1, y1, x2, y2) in enumerate(BOXES[: len(labels)]):
+        masks[y1:y2, x1:x2, number] = 1
+    return dict(
+        img_id=img_id,
+        pred_instances=dict(
+            bboxes=torch.tensor(BOXES[: len(labels)], dtype=torch.float32).reshape(-1, 4),
+            labels=torch.tensor(labels, dtype=torch.int64),
+            scores=torch.full((len(labels),), 0.9),
+            masks=mask_utils.encode(masks),
+        ),
+    )
+
+
+@pytest.fixture
+def detection(tmp_path: Path) -> dict[str, Any]:
+    """Three images with a car and a bicycle each, but for the last, which has nothing."""
+    (tmp_path / 'images').mkdir()
+    images = [
+        dict(id=i, file_name=f'{i}.jpg', height=100, width=100, coco_url=f'/images/{i}.jpg')
+        for i in (1, 2, 3)
+    ]
+    for image in images:
+        Image.new('RGB', (100, 100)).save(tmp_path / 'images' / image['file_name'])
+    annotations = [
+        dict(
+            id=2 * image + number,
+            image_id=image,
+            category_id=number + 2,
+            bbox=[x1, y1, x2 - x1, y2 - y1],
+            area=(x2 - x1) * (y2 - y1),
+            iscrowd=0,
+            segmentation=[[x1, y1, x2, y1, x2, y2, x1, y2]],
+        )
+        for image in (1, 2)
+        for number, (x1, y1, x2, y2) in enumerate(BOXES)
+    ]
+    categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES, start=1)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (tmp_path / 'annotations.json').write_text(json.dumps(content))
+    mmengine.dump([detections([1, 1], 1), detections([1, 1], 2), detections([], 3)],
+                  tmp_path / 'before.pkl')  # fmt: skip
+    mmengine.dump([detections([1, 2], 1), detections([1, 1], 2), detections([], 3)],
+                  tmp_path / 'after.pkl')  # fmt: skip
+    config = tmp_path / 'config.py'
+    config.write_text(
+        "default_scope = 'mmdet'\n"
+        "test_dataloader = dict(dataset=dict(type='CocoDataset', test_mode=True, pipeline=[],\n"
+        f"    metainfo=dict(classes={CLASSES}), data_root='{tmp_path}',\n"
+        "    ann_file='annotations.json', data_prefix=dict(img='images')))\n"
+        "test_evaluator = dict(type='CocoMetric')\n"
+    )
+    return dict(root=tmp_path, config=config, prior=prior_file(tmp_path))
+
+
+def test_detections_make_a_report(detection, analyze, monkeypatch) -> None:
+    root = detection['root']
+    options = ['--config', detection['config'], '--prior', detection['prior']]
+    command = [root / 'before.pkl', root / 'after.pkl', *options, '--images', 5]
+    run(analyze, monkeypatch, *command, '--out', root / 'report')
+    after = Evaluation.load(root / 'report/results/after.json')
+    assert after.confusion['tail'] == dict(head=0, body=1, tail=1)
+    # Half of the bicycles found, without a wrong one: 51 of 101 recalls have a precision of 1.
+    assert after.per_class['segm_AP'][2] == pytest.approx(100 * 51 / 101, abs=1e-3)
+    text = (root / 'report/index.html').read_text()
+    assert '1.jpg: 1 instances differ, +1 right' in text
+    assert '2.jpg:' not in text  # nothing changed there
+    assert len(list((root / 'report/images').iterdir())) == 3
+
+
+def test_predictions_of_other_images_are_refused(detection, analyze, monkeypatch) -> None:
+    root = detection['root']
+    mmengine.dump([detections([1], 1)], root / 'after.pkl')
+    options = ['--config', detection['config'], '--prior', detection['prior']]
+    command = [root / 'before.pkl', root / 'after.pkl', *options, '--out', root / 'report']
+    with pytest.raises(ValueError, match=r'after\.pkl .* 3 images of the test data, but it has 1'):
+        run(analyze, monkeypatch, *command)
+
+
+@pytest.fixture
+def classification(tmp_path: Path) -> dict[str, Any]:
+    """Four images in folders by class, and a config that is not of ours."""
+    labels = [0, 1, 2, 2]
+    for number, label in enumerate(labels):
+        folder = tmp_path / 'val' / f'{label}_{CLASSES[label]}'
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 8)).save(folder / f'{number}.png')
+    for name, predicted in dict(before=[0, 1, 0, 0], after=[0, 0, 2, 0]).items():
+        samples = [
+            dict(
+                pred_score=torch.eye(3)[best] * 0.8 + 0.1,
+                gt_label=torch.tensor([label]),
+                sample_idx=number,
+            )
+            for number, (best, label) in enumerate(zip(predicted, labels))
+        ]
+        (tmp_path / f'{name}.pkl').write_bytes(pickle.dumps(samples))
+    config = tmp_path / 'config.py'
+    config.write_text(
+        "default_scope = 'mmpretrain'\n"
+        "test_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=[],\n"
+        f"    metainfo=dict(classes={CLASSES}), data_root='{tmp_path}', data_prefix='val'))\n"
+        f"test_evaluator = dict(type='LongTailAccuracy', class_prior={PRIOR})\n"
+    )
+    return dict(root=tmp_path, config=config)
+
+
+def test_scores_make_a_report_with_the_prior_of_the_evaluator(
+    classification, analyze, monkeypatch, capsys
+) -> None:
+    root = classification['root']
+    options = ['--config', classification['config'], '--images', 5, '--out', root / 'report']
+    run(analyze, monkeypatch, root / 'before.pkl', root / 'after.pkl', *options)
+    after = Evaluation.load(root / 'report/results/after.json')
+    assert after.per_class['accuracy'] == [100, 0, 50]
+    assert after.confusion['few'] == dict(many=1, medium=0, few=1)
+    text = (root / 'report/index.html').read_text()
+    assert '2.png' in text and '3.png' not in text
+    assert 'few rose by 50.0 to 50.0 %, medium fell by 100.0 to 0.0 %' in capsys.readouterr().out
+
+
+def result(path: Path, accuracy: float) -> Path:
+    groups, per_class = dict(many=[0], medium=[1], few=[2]), dict(accuracy=[accuracy] * 3)
+    summary = dict(top1=accuracy, mean=accuracy)
+    Evaluation(summary, CLASSES, groups, [0.8, 0.15, 0.05], per_class).save(path)
+    return path
+
+
+def test_result_files_and_a_checkpoint_need_no_config(tmp_path, analyze, monkeypatch) -> None:
+    files = [result(tmp_path / 'a.json', 40.0), result(tmp_path / 'b.json', 50.0)]
+    state = {'head.calibration.magnitude': torch.arange(3.0)}
+    state['head.calibration.margin'] = torch.zeros(3)
+    torch.save(dict(state_dict=state), tmp_path / 'after.pth')
+    options = ['--checkpoint', tmp_path / 'after.pth', '--names', 'stage 1', 'DisAlign']
+    run(analyze, monkeypatch, *files, *options, '--out', tmp_path / 'report')
+    assert (tmp_path / 'report/figures/head.calibration_alpha_beta.png').is_file()
+    text = (tmp_path / 'report/index.html').read_text()
+    assert 'From stage 1 to DisAlign, mean accuracy rose by 10.0 to 50.0 %' in text
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--images', 3], 'give what test.py --out saved'),
+        (['--checkpoint', 'plain.pth'], 'it is not a DisAlign checkpoint'),
+        (['--checkpoint', 'none.pth'], r'no checkpoint none\.pth'),
+        (['--names', 'same', 'same'], 'same name: same, same'),
+    ],
+)
+def test_what_cannot_be_shown_is_said(tmp_path, analyze, monkeypatch, options, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = [result(tmp_path / 'a.json', 40.0), result(tmp_path / 'b.json', 50.0)]
+    torch.save(dict(state_dict={'head.fc.weight': torch.zeros(3, 2)}), 'plain.pth')
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(analyze, monkeypatch, *files, *options, '--out', 'report')
+
+
+def test_predictions_need_their_config_and_frequencies(segmentation, analyze, monkeypatch) -> None:
+    root = segmentation['root']
+    folders = [root / 'before', root / 'after', '--out', root / 'report']
+    with pytest.raises(ValueError, match='need --config'):
+        run(analyze, monkeypatch, *folders)
+    with pytest.raises(ValueError, match='--prior says which'):
+        run(analyze, monkeypatch, *folders, '--config', segmentation['config'])
+    with pytest.raises(FileNotFoundError, match='there is no nowhere'):
+        run(analyze, monkeypatch, 'nowhere', *folders, '--config', segmentation['config'])
