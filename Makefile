@@ -9,12 +9,12 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint bench env env-demo env-lint
+.PHONY: help demo test lint bench env env-demo env-lint env-test
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 ifdef PYTHON
-env:
+env env-test:
 	@"$(PYTHON)" -m mmdisalign.dependencies all tests
 env-demo:
 	@"$(PYTHON)" -m mmdisalign.dependencies seg tests
@@ -24,6 +24,8 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 env env-demo:
 	@tools/setup_env.sh "$(VENV)" all
+env-test:
+	@tools/setup_env.sh "$(VENV)" test
 env-lint:
 	@tools/setup_env.sh "$(VENV)" lint
 endif
@@ -37,7 +39,7 @@ demo: env-demo
 # Two processes of one thread each; a file's tests share what it trained. PyTorch's threads would wait
 # for each other. In the order of their names: by size, the two demos, one test each and the longest,
 # would come last.
-test: env
+test: env-test
 	OMP_NUM_THREADS=1 "$(PYTHON)" -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: env-lint

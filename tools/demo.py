@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mmdisalign import config_path
 from mmdisalign.analysis import Evaluation, class_table, summary_table, tables
-from mmdisalign.analysis.figures import plot_by_frequency
 from mmdisalign.data.scenes import SceneSpec, write_ade20k, write_lvis
 from mmdisalign.engine.commands import run_tool
 
@@ -30,8 +29,8 @@ class Task:
         prior: Class statistics, below the scenes; None if they are counted from the annotations.
         metric: Options of the evaluator that tells groups apart.
         columns: Means that the summary shows.
-        values: Values per class that the table shows; the figure, the last of them.
-        mean: Its mean.
+        values: Values per class that the table shows.
+        predictions: Where ``test.py --out`` saves them, below a stage.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Task:
     metric: dict[str, str]
     columns: tuple[str, ...]
     values: tuple[str, ...]
-    mean: str
+    predictions: str
 
 
 TASKS = (
@@ -57,7 +56,7 @@ TASKS = (
         metric={'type': 'mmdisalign.segmentation.LongTailIoUMetric'},
         columns=tables.SEGMENTATION,
         values=('Acc', 'IoU'),
-        mean='mIoU',
+        predictions='maps',
     ),
     Task(
         name='instances',
@@ -69,7 +68,7 @@ TASKS = (
         metric={'ann_file': 'annotations/scenes_val.json'},
         columns=tables.DETECTION,
         values=('bbox_AP', 'segm_AP'),
-        mean='segm_AP',
+        predictions='predictions.pkl',
     ),
 )
 
@@ -118,19 +117,24 @@ class Demo:
         print(f'\n{class_table(before, after, self.task.values)}\n')
         summaries = {'stage 1': before.summary, 'DisAlign': after.summary}
         print(summary_table(summaries, self.task.columns))
-        figure = self.out / 'by_frequency.png'
-        plot_by_frequency(before, after, figure, value=self.task.values[-1], mean=self.task.mean)
-        print(f'\nBefore and after, per class: {figure.resolve()}', flush=True)
+        print(f'\nWhat changed, and where: {self._report()}', flush=True)
+
+    def _report(self) -> Path:
+        """Write the report; returns its page."""
+        folder = self.out / 'report'
+        predictions = [self._predictions(stage) for stage in (1, 2)]
+        arguments = [*predictions, '--names', 'stage 1', 'DisAlign', '--images', 4]
+        arguments += ['--title', f'Synthetic scenes, {self.task.name}', '--prior', self.prior]
+        arguments += ['--config', self._config(2), '--checkpoint', self._checkpoint(2)]
+        options = [*self._common(), f'model.class_prior={self.prior}']
+        arguments += ['--out', folder, '--cfg-options', *options]
+        run_tool('analyze', *arguments, log=self.out / 'report.log')
+        return (folder / 'index.html').resolve()
 
     def _stage(self, stage: int) -> Evaluation:
         """Train and evaluate a stage."""
-        result = self.out / f'stage{stage}' / 'result.json'
-        metric = {**self.task.metric, 'class_prior': self.prior, 'result_file': result}
-        if 'ann_file' in metric:
-            metric['ann_file'] = self.scenes / metric['ann_file']
-        options = ['--work-dir', result.parent, '--cfg-options', *self._common()]
-        for evaluator in ('val_evaluator', 'test_evaluator'):
-            options += [f'{evaluator}.{key}={value}' for key, value in metric.items()]
+        folder = self.out / f'stage{stage}'
+        options = ['--work-dir', folder, '--cfg-options', *self._common(), *self._metric(stage)]
         # test.py evaluates; a loop evaluates at its end too, unless that is before it may begin.
         options.append('train_cfg.val_begin=1000000')
         if stage == 2:
@@ -138,14 +142,31 @@ class Demo:
         # --resume: a demo that was interrupted goes on, and one that is complete only reports.
         train = [self._config(stage), '--resume', *options]
         run_tool('train', *train, log=self.out / f'stage{stage}_train.log')
-        test = [self._config(stage), self._checkpoint(stage), *options]
-        run_tool('test', *test, log=self.out / f'stage{stage}_test.log')
-        return Evaluation.load(result)
+        test = [self._config(stage), self._checkpoint(stage), '--out', self._predictions(stage)]
+        run_tool('test', *test, *options, log=self.out / f'stage{stage}_test.log')
+        return Evaluation.load(self._result(stage))
+
+    def _metric(self, stage: int) -> list[str]:
+        metric = {
+            **self.task.metric,
+            'class_prior': self.prior,
+            'result_file': self._result(stage),
+        }
+        if 'ann_file' in metric:
+            metric['ann_file'] = self.scenes / metric['ann_file']
+        evaluators = ('val_evaluator', 'test_evaluator')
+        return [f'{name}.{key}={value}' for name in evaluators for key, value in metric.items()]
 
     def _common(self) -> list[str]:
         splits = ('train', 'val', 'test')
         roots = [f'{split}_dataloader.dataset.data_root={self.scenes}' for split in splits]
         return [*roots, f'randomness.seed={self.seed}']
+
+    def _result(self, stage: int) -> Path:
+        return self.out / f'stage{stage}' / 'result.json'
+
+    def _predictions(self, stage: int) -> Path:
+        return self.out / f'stage{stage}' / self.task.predictions
 
     def _config(self, stage: int) -> Path:
         return config_path(f'demo/{"disalign_" if stage == 2 else ""}{self.task.config}')

@@ -3,6 +3,7 @@
 #
 #   tools/setup_env.sh DIR lint    a virtual environment in DIR with ruff
 #   tools/setup_env.sh DIR all     ... with everything in requirements.txt
+#   tools/setup_env.sh DIR test    ... and a browser, where apt-get can be used, for the tests of the report
 #
 # Every step can be interrupted and repeated. A finished step leaves a stamp in DIR/.steps with the pins it
 # installed, so a change of requirements.txt redoes the steps that it touches, and nothing else.
@@ -10,7 +11,7 @@ set -euo pipefail
 
 venv=$(realpath -m "$1")
 steps=ruff
-[[ $2 == all ]] && steps='ruff packages mmcv'
+[[ $2 == all || $2 == test ]] && steps='ruff packages mmcv'
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mmdisalign
@@ -143,6 +144,17 @@ show_progress() {  # LOG; ninja counts the files that are left to compile as [12
   done
 }
 
+get_browser() {  # a failure is no reason not to test the rest: without a browser, its tests skip and say so
+  command -v chromium >/dev/null && return
+  if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+    say 'there is no chromium, so the tests of the report in a browser will be skipped'
+    return
+  fi
+  say 'installing chromium'
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
+    >"$cache/chromium.log" 2>&1 || say "chromium was not installed; see $cache/chromium.log"
+}
+
 wait_for_lock() { flock -n "$1" || { say 'another make is setting up; waiting for it'; flock "$1"; }; }
 
 trap 'say "interrupted; the same command goes on from here"; exit 130' INT
@@ -166,4 +178,5 @@ if [[ -n $missing ]]; then
     pins "$step" >"$venv/.steps/$step"
   done
 fi
+[[ $2 != test ]] || get_browser
 use_checkout
