@@ -303,3 +303,100 @@ def test_an_empty_split_is_named(tmp_path: Path) -> None:
     folders = f'{tmp_path}/images, {tmp_path}/maps'
     with pytest.raises(CountError, match=f'{folders}: there is no sample in it that OfEleven'):
         count_pixels(dataset(tmp_path))
+
+
+# Detection
+
+
+def coco(**changes: Any) -> dict:
+    """Two images of a cat and of two dogs, with a horse that no config here asks for."""
+    box = dict(bbox=[1, 1, 5, 5], area=25, iscrowd=0)
+    pairs = [(1, 1), (1, 2), (2, 2), (2, 3)]
+    content = dict(
+        images=[dict(id=i, file_name=f'{i}.jpg', height=9, width=9) for i in (1, 2)],
+        categories=[dict(id=1, name='cat'), dict(id=2, name='dog'), dict(id=3, name='horse')],
+        annotations=[
+            dict(id=i, image_id=image, category_id=category, **box)
+            for i, (image, category) in enumerate(pairs)
+        ],
+    )
+    return {**content, **changes}
+
+
+def count_coco(root: Path, content: Any, *, skip_errors: bool = False, **options: Any) -> Any:
+    from mmdisalign.detection.count import count_instances
+
+    if content is not None:
+        (root / 'train.json').write_text(
+            content if isinstance(content, str) else json.dumps(content)
+        )
+    config = dict(
+        type='CocoDataset',
+        metainfo=dict(classes=('cat', 'dog')),
+        data_root=str(root),
+        data_prefix=dict(img=''),
+        ann_file='train.json',
+    )
+    return count_instances({**config, **options}, skip_errors=skip_errors)
+
+
+def with_annotation(**changes: Any) -> dict:
+    content = coco()
+    content['annotations'].append({**content['annotations'][0], 'id': 9, **changes})
+    return content
+
+
+def test_categories_that_a_config_leaves_out_are_said(tmp_path: Path, capsys) -> None:
+    for note in ('2 images at ', '2 images from the cache'):
+        prior = count_coco(tmp_path, coco() if 'at' in note else None)
+        assert (prior.counts.tolist(), prior.images.tolist()) == ([1, 2], [1, 2])
+        output = capsys.readouterr().out
+        assert 'leave out 1 annotations of 1 categories: horse (1)' in output
+        assert note in output
+    count_coco(tmp_path, None, metainfo=dict(classes=('cat', 'dog', 'horse')))
+    assert 'leave out' not in capsys.readouterr().out
+
+
+def test_a_changed_annotation_file_is_counted_again(tmp_path: Path) -> None:
+    count_coco(tmp_path, coco())
+    assert count_coco(tmp_path, with_annotation()).counts.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(category_id=7), r'annotation 9 of image 1\.jpg has category 7'),
+        (dict(image_id=5), 'annotation 9 is of image 5, which is not one of its images'),
+    ],
+)
+def test_an_annotation_of_nothing_in_the_file_is_named(
+    tmp_path: Path, changes: dict, message: str, capsys
+) -> None:
+    with pytest.raises(CountError, match=rf'train\.json: {message}'):
+        count_coco(tmp_path, with_annotation(**changes))
+    for _ in range(2):  # faults are said each time
+        prior = count_coco(tmp_path, None, skip_errors=True)
+        assert prior.counts.tolist() == [1, 2]
+        assert '1 of 4 instances are left out' in capsys.readouterr().out
+
+
+def test_labels_beyond_the_classes_are_named(tmp_path: Path, capsys) -> None:
+    pytest.importorskip('lvis')
+    content = coco()
+    for image in content['images']:
+        image.update(not_exhaustive_category_ids=[], neg_category_ids=[], coco_url='/1/2.jpg')
+    options = dict(type='LVISV05Dataset')
+    with pytest.raises(CountError, match=r'label 2 \(category 3\) in image .*2\.jpg, .* 2 classes'):
+        count_coco(tmp_path, content, **options)
+    assert count_coco(tmp_path, None, skip_errors=True, **options).counts.tolist() == [1, 2]
+    assert '1 of 4 instances are left out' in capsys.readouterr().out
+
+
+def test_annotations_that_are_no_json_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CountError, match=r'train\.json cannot be read: JSONDecodeError: .*column'):
+        count_coco(tmp_path, json.dumps(coco())[:-40], skip_errors=True)
+
+
+def test_an_annotation_file_without_samples_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CountError, match=r'train\.json: there is no sample in it that CocoDataset'):
+        count_coco(tmp_path, coco(), filter_cfg=dict(min_size=32))
