@@ -400,3 +400,50 @@ def test_annotations_that_are_no_json_are_named(tmp_path: Path) -> None:
 def test_an_annotation_file_without_samples_is_named(tmp_path: Path) -> None:
     with pytest.raises(CountError, match=r'train\.json: there is no sample in it that CocoDataset'):
         count_coco(tmp_path, coco(), filter_cfg=dict(min_size=32))
+
+
+# Classification
+
+
+def count_list(root: Path, lines: str, *, skip_errors: bool = False, **options: Any) -> Any:
+    from mmdisalign.classification.count import count_images
+
+    (root / 'train.txt').write_text(lines)
+    config = dict(type='CustomDataset', data_root=str(root), ann_file='train.txt', **options)
+    return count_images(config, skip_errors=skip_errors)
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('b.jpg 2', r'line 2: .*b\.jpg has label 2, but the data set has 2 classes'),
+        ('b.jpg -1', r'line 2: .*b\.jpg has label -1'),
+        ('b.jpg', r"line 2: 'b\.jpg' is not 'path label'"),
+        ('b.jpg dog', r"line 2: 'b\.jpg dog' is not"),
+        ('', "line 2: '' is not"),
+    ],
+)
+def test_lines_of_a_list_are_named(tmp_path: Path, line: str, message: str, capsys) -> None:
+    lines = f'a b.jpg 0\n{line}\nc.jpg 1\nd.jpg 9\n'
+    classes = ['cat', 'dog']
+    with pytest.raises(CountError, match=rf'train\.txt, {message}'):
+        count_list(tmp_path, lines, classes=classes)
+    prior = count_list(tmp_path, lines, classes=classes, skip_errors=True)
+    assert prior.counts.tolist() == [1, 1]
+    output = capsys.readouterr().out
+    assert f'{tmp_path}/train.txt, line 4: ' in output
+    assert '2 of 4 images are left out' in output
+
+
+@pytest.mark.parametrize('lines', ['', 'a.jpg\n'])
+def test_a_list_without_images_is_named(tmp_path: Path, lines: str) -> None:
+    with pytest.raises(CountError, match=r'train\.txt'):
+        count_list(tmp_path, lines, skip_errors=True)
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
+    from mmdisalign.classification.count import count_images
+
+    (tmp_path / 'train/cat').mkdir(parents=True)
+    with pytest.raises(CountError, match=rf'{tmp_path}/train cannot be read: .*Found 0 files'):
+        count_images(dict(type='CustomDataset', data_root=str(tmp_path), data_prefix='train'))

@@ -2,7 +2,7 @@
 
 from .amp import CPUAmpOptimWrapper
 from .checkpoint import allow_mmengine_checkpoints
-from .data_check import built_datasets, check_checkpoint, check_data, iter_datasets
+from .data_check import check_checkpoint, check_data, iter_datasets
 from .derive import check_prior, derive
 from .stage import CalibrationStageMixin, check_calibration
 
@@ -12,7 +12,6 @@ __all__ = [
     'CPUAmpOptimWrapper',
     'CalibrationStageMixin',
     'allow_mmengine_checkpoints',
-    'built_datasets',
     'check_calibration',
     'check_checkpoint',
     'check_data',
