@@ -47,6 +47,9 @@ def main() -> None:
     """Count and write as the command line says."""
     args = parse_args()
     prior = count(args)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        prior.to_json(args.out)
     print()
     for name, value in describe(prior):
         print(f'{name + ":":18} {value}')
@@ -58,8 +61,6 @@ def main() -> None:
         plot_frequencies(prior, args.figure)
         print(f'drawn into {args.figure}')
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        prior.to_json(args.out)
         print(f'written to {args.out}')
 
 

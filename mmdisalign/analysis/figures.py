@@ -68,7 +68,9 @@ def plot_frequencies(prior: ClassPrior, path: Union[str, Path]) -> None:
         yscale='log', ylabel='share (%)', xlabel='class, by rank', xlim=(-0.6, len(order) - 0.4)
     )
     _shade_groups(axes, [group_of[int(i)] for i in order])
-    axes.set_title(f'Imbalance factor {prior.imbalance:.4g}', loc='left')
+    num_unseen = int((prior.counts == 0).sum())
+    unseen = f', {num_unseen} never seen' if num_unseen else ''
+    axes.set_title(f'Imbalance factor {prior.imbalance:.4g}{unseen}', loc='left')
     _save(figure, path)
 
 
