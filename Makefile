@@ -37,7 +37,7 @@ demo: env-demo
 	"$(PYTHON)" tools/demo.py
 
 # Two processes of one thread each; a file's tests share what it trained. PyTorch's threads would wait
-# for each other. In the order of their names: by size, the two demos, one test each and the longest,
+# for each other. In the order of tests/conftest.py: by size, the two demos, one test each and the longest,
 # would come last.
 test: env-test
 	OMP_NUM_THREADS=1 "$(PYTHON)" -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -68,8 +68,8 @@ def run_demo(repo: Path, out: Path, task: str) -> tuple[dict, dict]:
     for name, result in zip(('stage 1', 'DisAlign'), evaluated):
         again = json.loads((report / f'results/{name}.json').read_text())
         assert again['confusion'] == result['confusion']
-        # Evaluated masks were stored as RLEs, boxes and scores as they were.
-        assert again['per_class'] == result['per_class']
+        # The demo's own evaluation of instances has fixed AP besides.
+        assert again['per_class'].items() <= result['per_class'].items()
     return tuple(result['summary'] for result in evaluated)
 
 

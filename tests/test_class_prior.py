@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import sys
 import tarfile
 from pathlib import Path
@@ -11,24 +12,47 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from project import run
 
 from mmdisalign.analysis.imbalance import describe, effective_classes, gini
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.data.scenes import SceneSpec, write_lvis
 
+LIST = """
+default_scope = 'mmpretrain'
+dataset = dict(type='CustomDataset', ann_file='list.txt', pipeline=[])
+train_dataloader = dict(dataset=dataset)
+"""
 
-def count(repo: Path, project: Path, config: Path, *options: object) -> tuple[dict, str]:
-    command = [sys.executable, repo / 'tools/class_prior.py', config, '--out', 'prior.json']
-    output = run(repo, project, *command, *options)
-    return json.loads((project / 'prior.json').read_text()), output
+
+class Tool:
+    """tools/class_prior.py in this process, seen from an empty folder and with an empty cache."""
+
+    def __init__(self, script: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+        self.script, self.monkeypatch, self.capsys = script, monkeypatch, capsys
+
+    def __call__(self, *args: object) -> str:
+        self.monkeypatch.setattr(sys, 'argv', [str(each) for each in (self.script, *args)])
+        runpy.run_path(str(self.script), run_name='__main__')
+        return self.capsys.readouterr().out
 
 
-def test_pixels_of_camvid(
-    repo: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv('PYTHONPATH', str(shared / 'bench'))
-    prior, _ = count(repo, tmp_path, shared / 'bench/camvid_stage1.py')
+@pytest.fixture
+def tool(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> Tool:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    return Tool(repo / 'tools/class_prior.py', monkeypatch, capsys)
+
+
+def count(tool: Tool, *args: object) -> tuple[dict, str]:
+    output = tool(*args, '--out', 'new/prior.json')
+    return json.loads(Path('new/prior.json').read_text()), output
+
+
+def test_pixels_of_camvid(tool: Tool, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(shared / 'bench')
+    prior, output = count(tool, shared / 'bench/camvid_stage1.py')
     pixels, images = np.zeros(256, dtype=int), np.zeros(256, dtype=int)
     for path in (shared / 'data/camvid/annotations/training').glob('*.png'):
         labels = np.bincount(np.asarray(Image.open(path)).ravel(), minlength=256)
@@ -37,13 +61,15 @@ def test_pixels_of_camvid(
     # In ADE20K's layout, 0 is no class and the classes follow.
     assert prior['counts'] == pixels[1 : len(prior['classes']) + 1].tolist()
     assert prior['images'] == images[1 : len(prior['classes']) + 1].tolist()
+    assert 'maps: 0 from the cache, ' in output
+    again, output = count(tool, shared / 'bench/camvid_stage1.py')
+    assert again == prior
+    assert ' from the cache, 0 counted' in output
 
 
-def test_instances_of_facades(
-    repo: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv('PYTHONPATH', str(shared / 'bench'))
-    prior, output = count(repo, tmp_path, shared / 'bench/facade_stage1.py')
+def test_instances_of_facades(tool: Tool, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(shared / 'bench')
+    prior, output = count(tool, shared / 'bench/facade_stage1.py')
     content = json.loads((shared / 'data/facade/annotations/facade_train.json').read_text())
     names = {category['id']: category['name'] for category in content['categories']}
     found = [(names[a['category_id']], a['image_id']) for a in content['annotations']]
@@ -53,7 +79,7 @@ def test_instances_of_facades(
     assert 'most frequent:     window (9), 8,798' in output
 
 
-def test_instances_of_a_repeated_data_set_count_once(repo: Path, tmp_path: Path) -> None:
+def test_instances_of_a_repeated_data_set_count_once(tool: Tool, tmp_path: Path) -> None:
     write_lvis(SceneSpec(), tmp_path / 'scenes', num_train=88, num_val=1)
     (tmp_path / 'stage1.py').write_text(
         "_base_ = __import__('mmdisalign').config_path('demo/mask-rcnn_r18_fpn_scenes-96x96.py')\n"
@@ -62,7 +88,7 @@ def test_instances_of_a_repeated_data_set_count_once(repo: Path, tmp_path: Path)
         "    _delete_=True, type='ClassBalancedDataset', oversample_thr=0.5, dataset=dataset))\n"
     )
     figure = tmp_path / 'frequencies.png'
-    prior, output = count(repo, tmp_path, tmp_path / 'stage1.py', '--figure', figure)
+    prior, output = count(tool, 'stage1.py', '--figure', figure)
     content = json.loads((tmp_path / 'scenes/annotations/scenes_train.json').read_text())
     categories = content['categories']
     assert prior['counts'] == [category['instance_count'] for category in categories]
@@ -71,7 +97,7 @@ def test_instances_of_a_repeated_data_set_count_once(repo: Path, tmp_path: Path)
     assert figure.stat().st_size > 10_000
 
 
-def test_images_of_cifar10_lt(repo: Path, shared: Path, tmp_path: Path) -> None:
+def test_images_of_cifar10_lt(tool: Tool, shared: Path, tmp_path: Path) -> None:
     with tarfile.open(shared / 'data/cifar10_lt/cifar10_lt.tar') as archive:
         archive.extract('CIFAR10_LT_train.txt', tmp_path, filter='data')
     (tmp_path / 'train').mkdir()
@@ -80,7 +106,7 @@ def test_images_of_cifar10_lt(repo: Path, shared: Path, tmp_path: Path) -> None:
         "dataset = dict(type='CustomDataset', data_root='.', ann_file='CIFAR10_LT_train.txt')\n"
         'train_dataloader = dict(dataset=dict(**dataset, pipeline=[]))\n'
     )
-    prior, output = count(repo, tmp_path, tmp_path / 'stage1.py')
+    prior, output = count(tool, 'stage1.py')
     lines = (tmp_path / 'CIFAR10_LT_train.txt').read_text().splitlines()
     labels = [int(line.rsplit(' ', 1)[1]) for line in lines]
     assert prior['counts'] == [labels.count(label) for label in range(10)]
@@ -88,11 +114,29 @@ def test_images_of_cifar10_lt(repo: Path, shared: Path, tmp_path: Path) -> None:
     assert 'imbalance factor:  100' in output
 
 
-def test_a_config_of_another_library_is_refused(repo: Path, tmp_path: Path) -> None:
+def test_without_out_the_tool_only_prints(tool: Tool, tmp_path: Path) -> None:
+    (tmp_path / 'list.txt').write_text('a.jpg 0\nb.jpg 0\nc.jpg 1\n')
+    (tmp_path / 'stage1.py').write_text(LIST)
+    assert 'imbalance factor:  2' in tool('stage1.py')
+    assert {path.name for path in tmp_path.iterdir()} == {'list.txt', 'stage1.py'}
+
+
+def test_data_at_fault_end_the_tool_with_the_split_and_the_file(tool: Tool, tmp_path: Path) -> None:
+    (tmp_path / 'list.txt').write_text('a.jpg 0\nb.jpg 7\nc.jpg 1\n')
+    (tmp_path / 'stage1.py').write_text(LIST)
+    classes = ['--cfg-options', 'train_dataloader.dataset.classes=[cat,dog]']
+    with pytest.raises(SystemExit, match=r'stage1\.py, train split: .*list\.txt, line 2.*label 7'):
+        tool('stage1.py', '--out', 'prior.json', *classes)
+    assert not (tmp_path / 'prior.json').exists()
+    output = tool('stage1.py', '--skip-errors', *classes)
+    assert '1 of 3 images are left out' in output
+    assert 'imbalance factor:  1' in output
+
+
+def test_a_config_of_another_library_is_refused(tool: Tool, tmp_path: Path) -> None:
     (tmp_path / 'other.py').write_text("default_scope = 'mmpose'\n")
-    command = [sys.executable, repo / 'tools/class_prior.py', 'other.py', '--out', 'prior.json']
-    output = run(repo, tmp_path, *command, ok=False)
-    assert 'its default_scope is mmpose' in output
+    with pytest.raises(ValueError, match='its default_scope is mmpose'):
+        tool('other.py', '--out', 'prior.json')
     assert not (tmp_path / 'prior.json').exists()
 
 
@@ -115,5 +159,7 @@ def test_effective_classes_by_hand() -> None:
 def test_unseen_classes_are_named() -> None:
     lines = dict(describe(ClassPrior.build({'cat': 8, 'dog': 0, 'cow': 2})))
     assert lines['never seen'] == 'dog (1)'
-    assert lines['imbalance factor'] == 'inf'
+    assert lines['imbalance factor'] == 'inf (4 among the classes seen)'
     assert lines['least frequent'] == 'dog (1), 0'
+    lines = dict(describe(ClassPrior.build([1] + [0] * 25)))
+    assert lines['never seen'].endswith('class 20 and 5 more')

@@ -17,8 +17,7 @@ from mmdisalign.analysis.verdict import verdict
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine import check_checkpoint, check_data, read_state
 from mmdisalign.engine.confidence import learned, observe_confidence
-
-PLUGINS = {'mmseg': 'segmentation', 'mmdet': 'detection', 'mmpretrain': 'classification'}
+from mmdisalign.engine.launch import plugin_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -84,14 +83,9 @@ class Comparison:
         cfg = Config.fromfile(self.args.config)
         if self.args.cfg_options is not None:
             cfg.merge_from_dict(self.args.cfg_options)
-        scope = cfg.get('default_scope')
-        if scope not in PLUGINS:
-            raise ValueError(
-                f'{self.args.config} is not a config of {", ".join(PLUGINS)}: its default_scope is '
-                f'{scope}'
-            )
+        plugin_of(cfg)  # or an error
         check_data(cfg, 'test')
-        init_default_scope(scope)
+        init_default_scope(cfg.default_scope)
         return cfg
 
     def _names(self) -> Sequence[str]:
@@ -122,7 +116,7 @@ class Comparison:
         if self.cfg is None:
             raise ValueError('predictions of test.py --out need --config, for the ground truth')
         if self._saved is None:
-            plugin = import_module(f'mmdisalign.{PLUGINS[self.cfg.default_scope]}.predictions')
+            plugin = import_module(f'mmdisalign.{plugin_of(self.cfg)}.predictions')
             dataset = self.cfg.test_dataloader.dataset
             self._saved = plugin.SavedPredictions(dataset, self._prior())
         return self._saved

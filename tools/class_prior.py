@@ -1,8 +1,9 @@
-"""Count the classes of a config's training data: ``class_prior.py CONFIG --out prior.json``."""
+"""Count the classes of a config's training data: ``class_prior.py CONFIG [--out prior.json]``."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -10,13 +11,16 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 from mmdisalign.analysis.imbalance import describe
+from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine import check_data
+from mmdisalign.engine.counting import CountError
+from mmdisalign.engine.launch import plugin_of
 
-# What counts, by the library that the config is of.
+# What counts, by the plug-in for the config's library.
 COUNTERS = {
-    'mmseg': ('segmentation', 'count_pixels'),
-    'mmdet': ('detection', 'count_instances'),
-    'mmpretrain': ('classification', 'count_images'),
+    'segmentation': 'count_pixels',
+    'detection': 'count_instances',
+    'classification': 'count_images',
 }
 
 
@@ -30,28 +34,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='settings that override the config'
     )
-    parser.add_argument('--out', required=True, help='JSON file to write, which ClassPrior reads')
+    parser.add_argument('--out', type=Path, help='JSON file to write, which ClassPrior reads')
     parser.add_argument('--figure', type=Path, help='frequency by rank, drawn into this file')
+    parser.add_argument(
+        '--skip-errors',
+        action='store_true',
+        help='leave out annotations that are unreadable or of an unknown class, and print which',
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     """Count and write as the command line says."""
     args = parse_args()
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    scope = cfg.get('default_scope')
-    if scope not in COUNTERS:
-        raise ValueError(
-            f'{args.config} is not a config of {", ".join(COUNTERS)}: its default_scope is {scope}'
-        )
-    check_data(cfg, args.split)
-    init_default_scope(scope)
-    plugin, function = COUNTERS[scope]
-    count = getattr(import_module(f'mmdisalign.{plugin}.count'), function)
-    prior = count(cfg[f'{args.split}_dataloader'].dataset)
-    prior.to_json(args.out)
+    prior = count(args)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        prior.to_json(args.out)
     print()
     for name, value in describe(prior):
         print(f'{name + ":":18} {value}')
@@ -62,8 +61,27 @@ def main() -> None:
 
         plot_frequencies(prior, args.figure)
         print(f'drawn into {args.figure}')
-    print(f'written to {args.out}')
+    if args.out:
+        print(f'written to {args.out}')
+
+
+def count(args: argparse.Namespace) -> ClassPrior:
+    """Count the split of the config; ends the program if its data are at fault."""
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    plugin = plugin_of(cfg)
+    check_data(cfg, args.split)
+    init_default_scope(cfg.default_scope)
+    counter = getattr(import_module(f'mmdisalign.{plugin}.count'), COUNTERS[plugin])
+    try:
+        return counter(cfg[f'{args.split}_dataloader'].dataset, skip_errors=args.skip_errors)
+    except CountError as error:
+        sys.exit(f'{args.config}, {args.split} split: {error}')
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

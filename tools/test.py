@@ -79,11 +79,7 @@ def main() -> None:
     """Evaluate as the command line says."""
     args = parse_args()
     cfg = launch.load_config(args)
-    if cfg.get('default_scope') not in PAINTERS:
-        raise ValueError(
-            f'{args.config} is not a config of {", ".join(PAINTERS)}: its default_scope is '
-            f'{cfg.get("default_scope")}'
-        )
+    launch.plugin_of(cfg)  # or an error
     cfg.load_from = args.checkpoint
     check_data(cfg, 'test')
     check_checkpoint(args.checkpoint)

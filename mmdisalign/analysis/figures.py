@@ -206,7 +206,9 @@ def plot_frequencies(prior: ClassPrior, path: Union[str, Path]) -> None:
         axes.set(yscale='log', ylabel='share (%)', xlabel='class, by rank')
         axes.set_xlim(-0.6, len(order) - 0.4)
         _shade_groups(axes, [group_of[int(i)] for i in order])
-        axes.set_title(f'Imbalance factor {prior.imbalance:.4g}', loc='left')
+        num_unseen = int((prior.counts == 0).sum())
+        unseen = f', {num_unseen} never seen' if num_unseen else ''
+        axes.set_title(f'Imbalance factor {prior.imbalance:.4g}{unseen}', loc='left')
     save(figure, path)
 
 
@@ -228,10 +230,8 @@ def inline_svg(figure: Figure, label: str) -> str:
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
-    element = buffer.getvalue().partition('<svg')[2]
-    return f'<svg role="img" aria-label="{html.escape(label)}"{element}'.replace(
-        INK, 'currentColor'
-    )
+    element = buffer.getvalue().partition('<svg')[2].replace(INK, 'currentColor')
+    return f'<svg role="img" aria-label="{html.escape(label)}"{element}'
 
 
 def gains_of(before: Evaluation, after: Evaluation, value: str) -> np.ndarray:

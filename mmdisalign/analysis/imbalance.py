@@ -6,6 +6,8 @@ import numpy as np
 
 from ..calibration import ClassPrior
 
+UNSEEN_SHOWN = 20
+
 
 def gini(counts: np.ndarray) -> float:
     r"""Gini coefficient of class counts: 0 where all are equal, near 1 where one class has all.
@@ -38,12 +40,15 @@ def describe(prior: ClassPrior) -> list[tuple[str, str]]:
     order = np.argsort(-prior.counts, kind='stable')
     first, last = (prior.name_of(int(c)) for c in (order[0], order[-1]))
     unseen = [prior.name_of(c) for c in range(len(prior)) if not prior.counts[c]]
+    seen = prior.counts[prior.counts > 0]
+    among_seen = f' ({seen.max() / seen.min():.4g} among the classes seen)' if unseen else ''
+    more = f' and {len(unseen) - UNSEEN_SHOWN} more' if len(unseen) > UNSEEN_SHOWN else ''
     return [
         ('classes', f'{len(prior)}: {sizes}'),
         ('most frequent', f'{first}, {prior.counts.max():,.12g}'),
         ('least frequent', f'{last}, {prior.counts.min():,.12g}'),
-        ('imbalance factor', f'{prior.imbalance:.4g}'),
+        ('imbalance factor', f'{prior.imbalance:.4g}{among_seen}'),
         ('Gini coefficient', f'{gini(prior.counts):.3f}'),
         ('effective classes', f'{effective_classes(prior.frequencies):.1f}'),
-        ('never seen', ', '.join(unseen) or 'none'),
+        ('never seen', ', '.join(unseen[:UNSEEN_SHOWN]) + more or 'none'),
     ]

@@ -14,7 +14,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..calibration import PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin
+from ..engine import CalibrationStageMixin, registered_class
 from .heads import LWSLinearClsHead, calibrated, classifier_name, classifier_of
 
 SOFTMAX_LOSSES = (CrossEntropyLoss, LabelSmoothLoss)
@@ -63,7 +63,7 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
         **kwargs: Any,
     ) -> None:
         head = dict(head)
-        kind = _class_of(head)
+        kind = registered_class(head.get('type'), MODELS)
         if stage != 'classifier':
             kind = head['type'] = calibrated(kind)
         if class_prior is not None:
@@ -127,17 +127,8 @@ def _drop_other_kind(state_dict: dict, prefix: str, head: nn.Module) -> None:
             del state_dict[key]
 
 
-def _class_of(cfg: dict) -> type:
-    """The class that a head or a loss is built from."""
-    kind = cfg.get('type')
-    cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    if cls is None:
-        raise KeyError(f'type {kind!r} is not registered in mmpretrain')
-    return cls
-
-
 def _grw_loss(loss: dict, options: dict) -> dict:
-    kind = _class_of({'type': 'CrossEntropyLoss', **loss})
+    kind = registered_class(loss.get('type', 'CrossEntropyLoss'), MODELS)
     sigmoid = loss.get('use_sigmoid', False)
     if kind not in SOFTMAX_LOSSES or sigmoid:
         raise ValueError(

@@ -16,7 +16,7 @@ from mmpretrain.visualization import UniversalVisualizer
 from ..analysis import Evaluation
 from ..analysis.report import Picture
 from ..calibration import PriorLike
-from ..engine import built_dataset, read_predictions
+from ..engine import only_dataset, read_predictions
 from .metrics import LongTailAccuracy
 
 SHORT_EDGE = 224  # of a drawn image, in pixels, so that there is room for the labels
@@ -33,7 +33,7 @@ class SavedPredictions:
     def __init__(self, dataset: Mapping[str, Any], prior: Optional[PriorLike]) -> None:
         if prior is None:
             raise ValueError('scores are evaluated by many, medium and few: --prior says which')
-        self.dataset = built_dataset(dataset, DATASETS)
+        self.dataset = DATASETS.build({**only_dataset(dataset), 'pipeline': []})
         self.prior = prior
 
     def evaluate(self, path: Path, result_file: Path) -> Evaluation:

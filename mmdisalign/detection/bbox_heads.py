@@ -8,9 +8,9 @@ from typing import Any, Optional
 
 from mmdet.models.roi_heads import bbox_heads as heads
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..engine import check_prior, derive
+from ..engine import check_prior, derive, registered_class
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
 
 
@@ -27,7 +27,7 @@ class CalibratedBBoxHeadMixin:
 
     def __init__(self, *args: Any, cls_predictor_cfg: Optional[dict] = None, **kwargs: Any) -> None:
         predictor = dict(cls_predictor_cfg or {'type': 'Linear'})
-        predictor['type'] = calibrated_classifier(registered_class(predictor['type']))
+        predictor['type'] = calibrated_classifier(registered_class(predictor['type'], MODELS))
         super().__init__(*args, cls_predictor_cfg=predictor, **kwargs)
         self._check_classifier()
         check_prior(self.loss_cls, self.num_classes, 'bbox head')
@@ -73,14 +73,6 @@ def calibrated(head: type) -> type:
     if 'cls_predictor_cfg' not in parameters and not passes_on:
         raise _refusal(head, 'it does not build its classifier from cls_predictor_cfg')
     return derive(head, CalibratedBBoxHeadMixin, MODELS)
-
-
-def registered_class(kind: Any) -> type:
-    """The class that a config's ``type`` names, or is."""
-    cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise KeyError(f'{kind!r} is not registered in mmdet')
-    return cls
 
 
 def _refusal(head: type, reason: str) -> TypeError:

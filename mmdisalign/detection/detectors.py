@@ -17,8 +17,8 @@ from mmdet.utils import InstanceList
 from torch import Tensor, nn
 
 from ..calibration import ClassPrior, PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin
-from .bbox_heads import calibrated, registered_class
+from ..engine import CalibrationStageMixin, registered_class
+from .bbox_heads import calibrated
 from .losses import GRWCrossEntropyLoss
 
 
@@ -109,10 +109,10 @@ class CalibratedTwoStageDetector(CalibrationStageMixin, TwoStageDetector):
         if class_prior is not None:
             # Built once, not by the loss of each stage of a cascade: LVIS's file has a gigabyte.
             grw['class_prior'] = ClassPrior.build(class_prior)
-        roi_head['type'] = calibrated_roi_head(registered_class(roi_head['type']))
+        roi_head['type'] = calibrated_roi_head(registered_class(roi_head['type'], MODELS))
         heads = roi_head['bbox_head']
         for head in heads if isinstance(heads, (list, tuple)) else [heads]:
-            head['type'] = calibrated(registered_class(head['type']))
+            head['type'] = calibrated(registered_class(head['type'], MODELS))
             if class_prior is not None:
                 head['loss_cls'] = _grw_loss(head.get('loss_cls', {}), grw)
         super().__init__(roi_head=roi_head, **kwargs)
@@ -177,7 +177,7 @@ def _grw_loss(loss: dict, grw: dict) -> dict:
         ValueError: If the loss is another one, or has options that would be lost.
     """
     options = {'type': 'CrossEntropyLoss', **loss}
-    kind = registered_class(options.pop('type'))
+    kind = registered_class(options.pop('type'), MODELS)
     weight = options.pop('loss_weight', 1.0)
     lost = {key: value for key, value in options.items() if value not in (None, False, 'mean')}
     if kind is not CrossEntropyLoss or lost:

@@ -20,7 +20,7 @@ from pycocotools import mask as mask_utils
 from ..analysis import Evaluation
 from ..analysis.report import Picture
 from ..calibration import PriorLike
-from ..engine import built_dataset, read_predictions
+from ..engine import only_dataset, read_predictions
 from .matching import best_detections
 from .metrics import LongTailLVISMetric
 
@@ -34,7 +34,7 @@ class SavedPredictions:
     """
 
     def __init__(self, dataset: Mapping[str, Any], prior: Optional[PriorLike]) -> None:
-        self.dataset = built_dataset(dataset, DATASETS)
+        self.dataset = DATASETS.build({**only_dataset(dataset), 'pipeline': []})
         self.prior = prior
 
     def evaluate(self, path: Path, result_file: Path) -> Evaluation:

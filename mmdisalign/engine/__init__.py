@@ -2,14 +2,8 @@
 
 from .amp import CPUAmpOptimWrapper
 from .checkpoint import allow_mmengine_checkpoints, read_state
-from .data_check import (
-    built_dataset,
-    built_datasets,
-    check_checkpoint,
-    check_data,
-    iter_datasets,
-)
-from .derive import check_prior, derive
+from .data_check import check_checkpoint, check_data, iter_datasets, only_dataset
+from .derive import check_prior, derive, registered_class
 from .hooks import CalibrationHook
 from .predictions import read_predictions
 from .stage import CalibrationStageMixin, check_calibration
@@ -21,14 +15,14 @@ __all__ = [
     'CalibrationHook',
     'CalibrationStageMixin',
     'allow_mmengine_checkpoints',
-    'built_dataset',
-    'built_datasets',
     'check_calibration',
     'check_checkpoint',
     'check_data',
     'check_prior',
     'derive',
     'iter_datasets',
+    'only_dataset',
     'read_predictions',
     'read_state',
+    'registered_class',
 ]

@@ -7,9 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from mmengine.registry import Registry
-from torch.utils.data import Dataset
-
 ADE20K_LAYOUT = """\
 ADE20K (SceneParsing, 150 classes) is expected in mmseg's layout:
   {root}
@@ -84,42 +81,19 @@ def iter_datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
         yield from iter_datasets(child)
 
 
-def built_datasets(
-    dataset: Any, registry: Registry
-) -> tuple[list[Dataset], Optional[tuple[str, ...]]]:
-    """The data sets below wrappers, without their pipelines, and the classes that all of them have.
-
-    Args:
-        dataset: Config of a data set, or of a wrapper.
-        registry: The library's registry of data sets.
-
-    Raises:
-        ValueError: If they differ in their classes.
-    """
-    parts = [registry.build({**part, 'pipeline': []}) for part in iter_datasets(dataset)]
-    classes = {tuple(part.metainfo.get('classes') or ()) for part in parts}
-    if len(classes) > 1:
-        raise ValueError(f'the data sets below a wrapper differ in their classes: {classes}')
-    return parts, classes.pop() or None
-
-
-def built_dataset(dataset: Any, registry: Registry) -> Dataset:
-    """The one data set of a config, below wrappers, without its pipeline.
-
-    Args:
-        dataset: Config of a data set, or of a wrapper.
-        registry: The library's registry of data sets.
+def only_dataset(dataset: Any) -> Mapping[str, Any]:
+    """The config of the one data set below wrappers.
 
     Raises:
         ValueError: If there are several.
     """
-    parts, _ = built_datasets(dataset, registry)
-    if len(parts) != 1:
+    found = list(iter_datasets(dataset))
+    if len(found) != 1:
         raise ValueError(
-            f'the test data is {len(parts)} data sets in one, whose predictions cannot be told '
+            f'the test data is {len(found)} data sets in one, whose predictions cannot be told '
             'apart: give a config of one of them'
         )
-    return parts[0]
+    return found[0]
 
 
 def _paths(dataset: Mapping[str, Any]) -> Iterator[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Optional
+import inspect
+from typing import Any, Optional
 
 from mmengine.registry import Registry
 from torch import nn
@@ -25,6 +26,18 @@ def derive(base: type, mixin: type, registry: Registry, name: Optional[str] = No
     cls = type(name, (mixin, base), {'__doc__': doc, '__module__': mixin.__module__})
     if name not in registry.module_dict:
         registry.register_module(name=name, module=cls)
+    return cls
+
+
+def registered_class(kind: Any, registry: Registry) -> type:
+    """The class that the ``type`` of a config names, or is.
+
+    Raises:
+        KeyError: If it is not registered.
+    """
+    cls = registry.get(kind) if isinstance(kind, str) else kind
+    if not inspect.isclass(cls):
+        raise KeyError(f'type {kind!r} is not registered in {registry.scope}')
     return cls
 
 

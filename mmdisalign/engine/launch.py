@@ -15,6 +15,8 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+# The folder of each library's plug-in.
+PLUGINS = {'mmseg': 'segmentation', 'mmdet': 'detection', 'mmpretrain': 'classification'}
 # Where each launcher's processes find who they are: (rank, world size, local rank).
 RANK_VARIABLES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
@@ -52,6 +54,20 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def plugin_of(cfg: Config) -> str:
+    """Name of the plug-in for a config's library, such as ``'segmentation'``.
+
+    Raises:
+        ValueError: If it is a config of another library.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in PLUGINS:
+        raise ValueError(
+            f'{cfg.filename} is not a config of {", ".join(PLUGINS)}: its default_scope is {scope}'
+        )
+    return PLUGINS[scope]
 
 
 def resume(cfg: Config, checkpoint: str) -> None:

@@ -2,46 +2,163 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
 import numpy as np
-from mmengine.utils import track_iter_progress
+from mmcv.transforms import LoadAnnotations as LoadAnyAnnotations
+from mmengine.dataset import BaseDataset
 from mmseg.datasets.transforms import LoadAnnotations
-from mmseg.registry import DATASETS
+from mmseg.registry import DATASETS, TRANSFORMS
 
 from ..calibration import ClassPrior
-from ..engine import built_datasets
+from ..engine.count_cache import Key, cache_key
+from ..engine.count_files import count_files
+from ..engine.counting import (
+    CountError,
+    Faults,
+    common_classes,
+    counted_prior,
+    lazy_datasets,
+    listed,
+    read_annotations,
+)
+
+Histogram = dict[str, int]  # pixels by label, as JSON has it
+IGNORED = 255  # what reduce_zero_label makes of 0
 
 
-def count_pixels(dataset: dict) -> ClassPrior:
+def count_pixels(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     """Count the labels that a model would be trained on, and the images that have them.
 
-    Only annotations are read, with the label map, ``reduce_zero_label`` and ``ignore_index`` of the
-    data set. Data sets below wrappers, such as ConcatDataset, are added up.
+    Only annotations are read, by the loading transform of the data set's pipeline, with its label
+    map, ``reduce_zero_label`` and ``ignore_index``. Data sets below wrappers, such as
+    ConcatDataset, are added up. All cores count; what they have counted is cached map by map, so
+    that an interrupted count goes on, and a map that has not changed is not counted again.
 
     Args:
         dataset: Config of an mmseg data set.
+        skip_errors: Leave out each map that cannot be loaded or has a label that is not one of the
+            classes, and print which. Default: False.
 
     Raises:
-        ValueError: If a label is not one of the classes, or data sets differ in their classes; the
-            message names the file and the label, or the classes.
+        CountError: At the first such map, unless they are skipped; the message names the file and
+            the label. If a data set is empty.
+        ValueError: If data sets have no classes, or differ in them.
     """
-    parts, classes = built_datasets(dataset, DATASETS)
+    parts = lazy_datasets(dataset, DATASETS)
+    maps = [each for config, part in parts for each in _maps(config, part)]
+    classes = common_classes([part for _, part in parts])
+    if not classes:
+        raise ValueError('the data set has no classes; name them: metainfo=dict(classes=...)')
+    faults = Faults(skip_errors)
     pixels, images = (np.zeros(len(classes), dtype=np.int64) for _ in range(2))
-    for part in parts:
-        load = LoadAnnotations()
-        for index in track_iter_progress(range(len(part))):
-            info = part.get_data_info(index)
-            label = load(info)['gt_seg_map']
-            label = label[label != part.ignore_index]
-            counts = _count(label, len(classes), info['seg_map_path'])
-            pixels += counts
-            images += counts > 0
-    return ClassPrior(pixels, classes, images=images)
+
+    def add(each: _Map, found: Union[Histogram, str]) -> None:
+        fault = found if isinstance(found, str) else each.unknown_labels(found, len(classes))
+        if fault:
+            faults.add(f'{each.path}: {fault}')
+            return
+        for label, number in each.counting(found):
+            pixels[label] += number
+            images[label] += 1
+
+    count_files(maps, add, 'maps')
+    faults.report(len(maps), 'maps')
+    return counted_prior(pixels, classes, images)
 
 
-def _count(labels: np.ndarray, num_classes: int, path: str) -> np.ndarray:
-    counts = np.bincount(labels.ravel(), minlength=num_classes)
-    if len(counts) > num_classes:
-        raise ValueError(
-            f'{path}: label {len(counts) - 1}, but the data set has {num_classes} classes'
+def loading_transform(pipeline: Sequence[Any]) -> LoadAnyAnnotations:
+    """What loads the labels in training: that of the pipeline if it has one, else mmseg's."""
+    for step in pipeline:
+        kind = step.get('type') if isinstance(step, Mapping) else None
+        kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+        if inspect.isclass(kind) and issubclass(kind, LoadAnyAnnotations):
+            return TRANSFORMS.build(step)
+    return LoadAnnotations()
+
+
+@dataclass
+class _Map:
+    """The annotation of an image: what the data set says of it, and what loads it."""
+
+    info: dict[str, Any]
+    load: LoadAnyAnnotations
+    how: Optional[str]  # the loading transform, as a key of the cache has it
+    ignore_index: int
+
+    @property
+    def path(self) -> str:
+        return self.info['seg_map_path']
+
+    @property
+    def key(self) -> Optional[Key]:
+        """What the counts depend on."""
+        settings = {k: v for k, v in self.info.items() if k not in ('img_path', 'seg_map_path')}
+        return None if self.how is None else cache_key(self.path, self.how, settings)
+
+    def count(self) -> Union[Histogram, str]:
+        """Pixels by label as training would load it, or why the map cannot be loaded."""
+        try:
+            labels = self.load({**self.info, 'seg_fields': []})['gt_seg_map']
+            if labels.ndim != 2:
+                return f'an image of shape {labels.shape}, not one label a pixel'
+            found = np.bincount(labels.ravel())
+        except Exception as error:
+            return f'cannot be loaded: {type(error).__name__}: {error}'
+        return {str(label): int(found[label]) for label in np.flatnonzero(found)}
+
+    def counting(self, found: Histogram) -> list[tuple[int, int]]:
+        """The labels that count, with their pixels."""
+        pairs = ((int(label), number) for label, number in found.items())
+        return [(label, number) for label, number in pairs if label != self.ignore_index]
+
+    def unknown_labels(self, found: Histogram, num_classes: int) -> str:
+        """Say which labels are not one of the classes, if any."""
+        unknown = [
+            f'label {self._name(label)} in {number:,} pixels'
+            for label, number in self.counting(found)
+            if label >= num_classes
+        ]
+        if not unknown:
+            return ''
+        return f'{listed(unknown, 3)}, but the data set has {num_classes} classes'
+
+    def _name(self, label: int) -> str:
+        """A label, and what the file has in its place, where that is plain."""
+        reduced = isinstance(self.load, LoadAnnotations) and self.info.get('reduce_zero_label')
+        if not reduced or self.info.get('label_map') or label == IGNORED:
+            return str(label)
+        return f'{label} ({label + 1} in the file, before reduce_zero_label)'
+
+
+def _maps(config: Mapping[str, Any], part: BaseDataset) -> list[_Map]:
+    """The maps of a data set below wrappers."""
+    infos = read_annotations(part)
+    if 'seg_map_path' not in infos[0]:
+        raise CountError(
+            f'{infos[0]["img_path"]} has no annotation: name the folder, data_prefix.seg_map_path'
         )
-    return counts
+    load = loading_transform(config.get('pipeline') or ())
+    how = _fingerprint(load) if _reads_this_disk(load) else None
+    return [_Map(info, load, how, part.ignore_index) for info in infos]
+
+
+def _reads_this_disk(load: LoadAnyAnnotations) -> bool:
+    """Whether a path means a file here; in other storage, it may be there by coincidence."""
+    options = (load.backend_args, load.file_client_args)
+    return all(not each or each.get('backend') in ('local', 'disk') for each in options)
+
+
+def _fingerprint(load: LoadAnyAnnotations) -> Optional[str]:
+    """What tells a transform from others: its settings and source; None if that is not known."""
+    try:
+        modules = [inspect.getmodule(kind) for kind in type(load).__mro__[:-1]]
+        source = [inspect.getsource(module) for module in modules]
+    except (OSError, TypeError):
+        return None
+    what = (type(load).__qualname__, vars(load), source)
+    return hashlib.sha256(repr(what).encode()).hexdigest()

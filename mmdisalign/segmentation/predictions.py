@@ -11,7 +11,6 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.structures import PixelData
-from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
@@ -20,7 +19,8 @@ from PIL import Image
 from ..analysis import Evaluation
 from ..analysis.report import Picture
 from ..calibration import PriorLike
-from ..engine import built_dataset
+from ..engine import only_dataset
+from .count import loading_transform
 from .metrics import LongTailIoUMetric
 
 
@@ -35,7 +35,9 @@ class SavedPredictions:
     def __init__(self, dataset: Mapping[str, Any], prior: Optional[PriorLike]) -> None:
         if prior is None:
             raise ValueError('label maps are evaluated by head, body and tail: --prior says which')
-        self.dataset = built_dataset(dataset, DATASETS)
+        config = only_dataset(dataset)
+        self.dataset = DATASETS.build({**config, 'pipeline': []})
+        self._load = loading_transform(config.get('pipeline') or ())
         self.prior = prior
 
     def evaluate(self, folder: Path, result_file: Path) -> Evaluation:
@@ -100,7 +102,7 @@ class SavedPredictions:
 
     def _truth(self, index: int) -> tuple[dict, np.ndarray]:
         info = self.dataset.get_data_info(index)
-        return info, LoadAnnotations()(info)['gt_seg_map'].astype(np.int64)
+        return info, self._load(info)['gt_seg_map'].astype(np.int64)
 
     def _predicted(self, folder: Path, info: Mapping, truth: np.ndarray) -> np.ndarray:
         path = folder / f'{Path(info["img_path"]).stem}.png'

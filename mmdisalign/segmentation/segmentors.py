@@ -12,7 +12,7 @@ from mmseg.utils import SampleList, add_prefix
 from torch import Tensor
 
 from ..calibration import PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin
+from ..engine import CalibrationStageMixin, registered_class
 from .decode_heads import calibrated
 
 
@@ -53,7 +53,7 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         **kwargs: Any,
     ) -> None:
         head = self._last_head(decode_head)
-        head['type'] = calibrated(_class_of(head))
+        head['type'] = calibrated(registered_class(head.get('type'), MODELS))
         if calibration is not None:
             head['calibration'] = calibration
         if class_prior is not None:
@@ -129,15 +129,6 @@ class CalibratedCascadeEncoderDecoder(CalibratedEncoderDecoder, CascadeEncoderDe
         return [*decode_head[:-1], head]
 
 
-def _class_of(cfg: dict) -> type:
-    """The class that a head or a loss is built from."""
-    kind = cfg.get('type')
-    cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    if cls is None:
-        raise KeyError(f'type {kind!r} is not registered in mmseg')
-    return cls
-
-
 def _grw_losses(head: dict, options: dict, stage: str) -> Any:
     """The losses of a head with GRW cross-entropy in the place of softmax cross-entropy."""
     grw = {'type': 'GRWCrossEntropyLoss', **options}
@@ -159,7 +150,8 @@ def _grw_losses(head: dict, options: dict, stage: str) -> Any:
 
 
 def _is_softmax(loss: dict) -> bool:
-    return _class_of(loss) is CrossEntropyLoss and not loss.get('use_sigmoid', False)
+    kind = registered_class(loss.get('type'), MODELS)
+    return kind is CrossEntropyLoss and not loss.get('use_sigmoid', False)
 
 
 def _check_is_grw(head: dict) -> None:
