@@ -125,8 +125,8 @@ def test_verdict_by_hand(result: Evaluation) -> None:
     # Of IoU: head is class 1, body class 2; the tail has no value.
     assert verdict(result, after, ('stage 1', 'DisAlign')) == (
         'From stage 1 to DisAlign, mean IoU rose by 3.0 to 53.0 %: body rose by 9.0 to 49.0 %, '
-        'head fell by 2.0 to 78.0 %. Of 2 classes, 1 rose and 1 fell; some gained most (+9.0), '
-        'common lost most (-2.0).'
+        'head fell by 2.0 to 78.0 %. Of the 2 classes with a value in both, 1 rose and 1 fell; '
+        'some gained most (+9.0), common lost most (-2.0).'
     )
     assert 'stayed at 50.0 %' in verdict(result, result, ('a', 'b'))
 

@@ -19,6 +19,7 @@ from mmdisalign.calibration import AdaptiveCalibration
 from mmdisalign.classification.metrics import LongTailAccuracy
 from mmdisalign.engine import CalibrationHook
 from mmdisalign.engine.confidence import ConfidenceHistogram, watch_confidence
+from mmdisalign.engine.hooks import calibration_scalars
 from mmdisalign.losses import GRWCrossEntropyLoss
 
 PRIOR = dict(source=[900, 80, 15, 5], groups=dict(head=[0], body=[1], tail=[2, 3]))
@@ -115,6 +116,15 @@ def test_histogram_by_the_group_that_scores_highest() -> None:
     counts = histogram.of('a')
     assert counts['head'][0] == 2 and sum(counts['head']) == 2
     assert counts['tail'][25] == 2 and counts['tail'][49] == 1 and sum(counts['tail']) == 3
+
+
+def test_groups_are_those_of_a_prior_of_the_same_classes() -> None:
+    model = Calibrated()
+    other = nn.Module()
+    other.class_prior = ['not', 'a', 'prior']
+    auxiliary = GRWCrossEntropyLoss([5, 5, 5, 5, 5, 5], exp_scale=0.5)
+    scalars = calibration_scalars(nn.ModuleList([other, auxiliary, model]))
+    assert scalars['2.calibration/magnitude_tail'] == 0
 
 
 def test_a_model_without_calibration_logs_none(tmp_path: Path) -> None:

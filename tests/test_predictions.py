@@ -14,11 +14,13 @@ import mmengine
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as mask_utils
 
 from mmdisalign.analysis import Evaluation
 from mmdisalign.calibration import ClassPrior
+from mmdisalign.engine.confidence import model_config
 
 PRIOR = dict(source=[80, 15, 5], groups=dict(head=[0], body=[1], tail=[2]))
 CLASSES = ('road', 'car', 'bicycle')
@@ -88,8 +90,8 @@ def test_label_maps_make_a_report(segmentation, analyze, monkeypatch) -> None:
     assert after.per_class['IoU'] == [100, 80, pytest.approx(100 * 8 / 12, abs=1e-3)]
     assert after.confusion['tail'] == dict(head=0, body=4, tail=8)
     text = (root / 'report/index.html').read_text()
-    assert 'one.jpg: 8 pixels differ, +8 right' in text
-    assert 'two.jpg: 4 pixels differ, +0 right' in text
+    assert 'one.jpg: 8 pixels changed, 8 to the right class, 0 from it' in text
+    assert 'two.jpg: 4 pixels changed, 0 to the right class, 0 from it' in text
     assert len(list((root / 'report/images').iterdir())) == 2 * 3
 
 
@@ -191,7 +193,7 @@ def test_detections_make_a_report(detection, analyze, monkeypatch) -> None:
     # Half of the bicycles found, without a wrong one: 51 of 101 recalls have a precision of 1.
     assert after.per_class['segm_AP'][2] == pytest.approx(100 * 51 / 101, abs=1e-3)
     text = (root / 'report/index.html').read_text()
-    assert '1.jpg: 1 instances differ, +1 right' in text
+    assert '1.jpg: 1 instances changed, 1 to the right class, 0 from it' in text
     assert '2.jpg:' not in text  # nothing changed there
     assert len(list((root / 'report/images').iterdir())) == 3
 
@@ -292,3 +294,57 @@ def test_predictions_need_their_config_and_frequencies(segmentation, analyze, mo
         run(analyze, monkeypatch, *folders, '--config', segmentation['config'])
     with pytest.raises(FileNotFoundError, match='there is no nowhere'):
         run(analyze, monkeypatch, 'nowhere', *folders, '--config', segmentation['config'])
+
+
+def test_an_image_that_had_no_detection_is_drawn(detection, analyze, monkeypatch) -> None:
+    root = detection['root']
+    nothing = [detections([], 1), detections([1, 1], 2), detections([], 3)]
+    mmengine.dump(nothing, root / 'before.pkl')
+    options = ['--config', detection['config'], '--prior', detection['prior'], '--images', 5]
+    names = ['--names', 'stage/1', 'stage 2']
+    command = [root / 'before.pkl', root / 'after.pkl', *options, *names]
+    run(analyze, monkeypatch, *command, '--out', root / 'report')
+    text = (root / 'report/index.html').read_text()
+    # The car was not seen either, but is not of the tail.
+    assert '1.jpg: 1 instances changed, 1 to the right class, 0 from it' in text
+    assert (root / 'report/images/1_2_stage_1.jpg').is_file()
+
+
+def test_masks_are_left_out_where_the_truth_has_none(detection, analyze, monkeypatch) -> None:
+    root = detection['root']
+    content = json.loads((root / 'annotations.json').read_text())
+    for annotation in content['annotations']:
+        del annotation['segmentation']
+    (root / 'annotations.json').write_text(json.dumps(content))
+    options = ['--config', detection['config'], '--out', root / 'report']
+    run(analyze, monkeypatch, root / 'before.pkl', root / 'after.pkl', *options)
+    # Nor is a prior needed to compare the classes.
+    assert list(Evaluation.load(root / 'report/results/after.json').per_class) == ['bbox_AP']
+    with pytest.raises(ValueError, match='no group is known: give --prior'):
+        run(analyze, monkeypatch, root / 'before.pkl', root / 'after.pkl', *options, '--images', 1)
+
+
+def test_a_prior_is_found_among_several_evaluators(classification, analyze, monkeypatch) -> None:
+    root, config = classification['root'], classification['config']
+    with config.open('a') as file:
+        file.write("test_evaluator = [dict(type='Accuracy'), test_evaluator]\n")
+    command = [root / 'before.pkl', root / 'after.pkl', '--config', config]
+    run(analyze, monkeypatch, *command, '--out', root / 'report')
+    assert Evaluation.load(root / 'report/results/after.json').groups['few'] == [2]
+
+
+def test_a_checkpoint_of_other_classes_is_named(tmp_path, analyze, monkeypatch) -> None:
+    files = [result(tmp_path / 'a.json', 40.0), result(tmp_path / 'b.json', 50.0)]
+    state = {f'head.calibration.{name}': torch.zeros(7) for name in ('magnitude', 'margin')}
+    torch.save(dict(state_dict=state), tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='has 7 classes, the evaluations have 3'):
+        options = ['--checkpoint', tmp_path / 'other.pth', '--out', tmp_path / 'report']
+        run(analyze, monkeypatch, *files, *options)
+
+
+def test_confidence_is_observed_as_the_runner_builds_the_model(tmp_path: Path) -> None:
+    # mmpretrain configs have the preprocessor beside the model.
+    cfg = Config(dict(model=dict(type='a'), data_preprocessor=dict(mean=[1])))
+    assert model_config(cfg) == dict(type='a', data_preprocessor=dict(mean=[1]))
+    cfg.model.data_preprocessor = dict(mean=[2])
+    assert model_config(cfg)['data_preprocessor'] == dict(mean=[2])

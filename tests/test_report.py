@@ -181,3 +181,27 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, results: dict, messa
     with pytest.raises(ValueError, match=message):
         write_report(results, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_figure_table_and_sentence_agree_where_a_class_has_no_value(page: Path) -> None:
+    # Of the tail, kerb has no IoU before: 5 before is the mean of two, 14.33 after of three.
+    text = page.read_text()
+    assert 'tail rose by 9.3 to 14.3 %' in text
+    assert 'tail +9.3' in (page.parent / 'figures/IoU_gain.svg').read_text()
+    assert '>+9.33<' in text
+    assert 'Of the 5 classes with a value in both' in text
+
+
+@pytest.mark.parametrize('values', [[None] * NUM_CLASSES, [0.0] * NUM_CLASSES])
+def test_values_may_be_missing_or_zero(tmp_path: Path, values: list) -> None:
+    before = replace(BEFORE, summary={}, per_class=dict(IoU=values), confusion=None)
+    page = write_report({'a': before, 'b': AFTER}, tmp_path, pictures=[])
+    text = page.read_text()
+    assert ('mean IoU has no value in both' in text) is (values[0] is None)
+    assert 'No prediction changed that has to do with the rarest group' in text
+
+
+def test_empty_groups_are_none(tmp_path: Path) -> None:
+    before, after = (replace(each, groups=dict(r=[], c=[], f=[])) for each in (BEFORE, AFTER))
+    assert before.partition == {}
+    write_report({'a': before, 'b': after}, tmp_path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Optional
@@ -12,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 from mmdisalign.analysis import Calibration, Evaluation
-from mmdisalign.analysis.report import Picture, write_report
+from mmdisalign.analysis.report import Picture, check_comparable, file_name, write_report
 from mmdisalign.analysis.verdict import verdict
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine import check_checkpoint, check_data, read_state
@@ -95,21 +96,24 @@ class Comparison:
             names = ['before', 'after']
         else:
             names = [f'result {number}' for number in range(1, len(self.args.results) + 1)]
-        if len(set(names)) < len(names):
+        if len(set(map(file_name, names))) < len(names):
             raise ValueError(f'two results have the same name: {", ".join(names)}')
         return names
+
+    def _is_result(self, path: Path) -> bool:
+        return path.is_file() and path.suffix == '.json'
 
     def evaluations(self) -> dict[str, Evaluation]:
         """Each result, with the frequencies of ``--prior`` if that is given."""
         return {name: self._evaluation(name, path) for name, path in self.paths.items()}
 
     def _evaluation(self, name: str, path: Path) -> Evaluation:
-        if path.suffix == '.json':
+        if self._is_result(path):
             result = Evaluation.load(path)
         else:
-            file = self.args.out / 'results' / f'{name.replace("/", "_")}.json'
+            file = self.args.out / 'results' / f'{file_name(name)}.json'
             result = self.predictions().evaluate(path, file)
-        return result if self.args.prior is None else result.with_prior(self._prior())
+        return result if self.args.prior is None else result.with_prior(self.prior)
 
     def predictions(self) -> Any:
         """The plug-in's reader of what ``test.py --out`` saved."""
@@ -118,27 +122,30 @@ class Comparison:
         if self._saved is None:
             plugin = import_module(f'mmdisalign.{plugin_of(self.cfg)}.predictions')
             dataset = self.cfg.test_dataloader.dataset
-            self._saved = plugin.SavedPredictions(dataset, self._prior())
+            self._saved = plugin.SavedPredictions(dataset, self.prior)
         return self._saved
 
-    def _prior(self) -> Optional[ClassPrior]:
-        if self.args.prior is not None:
-            return ClassPrior.build(self.args.prior)
-        evaluator = {} if self.cfg is None else self.cfg.get('test_evaluator')
-        source = evaluator.get('class_prior') if isinstance(evaluator, Mapping) else None
-        return None if source is None else ClassPrior.build(source)
+    @cached_property
+    def prior(self) -> Optional[ClassPrior]:
+        """Of the command line, or else of an evaluator of the config."""
+        evaluators = None if self.cfg is None else self.cfg.get('test_evaluator')
+        evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators or {}]
+        sources = [self.args.prior, *(evaluator.get('class_prior') for evaluator in evaluators)]
+        return next((ClassPrior.build(source) for source in sources if source is not None), None)
 
-    def pictures(self, evaluation: Evaluation) -> list[Picture]:
+    def pictures(self, evaluation: Evaluation) -> Optional[list[Picture]]:
         """The images that changed most in the rarest group, between the first and the last."""
         if not self.args.images:
-            return []
-        if any(path.suffix == '.json' for path in self.args.results):
+            return None
+        if any(self._is_result(path) for path in self.args.results):
             raise ValueError(
                 '--images needs predictions: give what test.py --out saved in the place of the '
                 'result files'
             )
         names = list(self.paths)
         chosen = {name: self.paths[name] for name in (names[0], names[-1])}
+        if not evaluation.partition:
+            raise ValueError('--images shows the rarest group, and no group is known: give --prior')
         *_, rarest = evaluation.partition.values()
         return self.predictions().pictures(chosen, rarest, self.args.images)
 
@@ -151,6 +158,12 @@ class Comparison:
         parameters = learned(read_state(checkpoint))
         if not parameters:
             raise ValueError(f'{checkpoint} has no α and β: it is not a DisAlign checkpoint')
+        for name, (magnitude, _) in parameters.items():
+            if len(magnitude) != len(evaluation.classes):
+                raise ValueError(
+                    f'{name} of {checkpoint} has {len(magnitude)} classes, the evaluations have '
+                    f'{len(evaluation.classes)}'
+                )
         observed = None
         if self.cfg is not None and self.args.confidence_images:
             groups, number = evaluation.partition, self.args.confidence_images
@@ -166,6 +179,7 @@ def main() -> None:
     args = parse_args()
     comparison = Comparison(args)
     results = comparison.evaluations()
+    check_comparable(results)
     (first, before), *others = results.items()
     path = write_report(
         results,

@@ -71,6 +71,8 @@ def count(args: argparse.Namespace) -> ClassPrior:
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     plugin = plugin_of(cfg)
+    if not cfg.get(f'{args.split}_dataloader'):
+        raise ValueError(f'{args.config} has no {args.split}_dataloader')
     check_data(cfg, args.split)
     init_default_scope(cfg.default_scope)
     counter = getattr(import_module(f'mmdisalign.{plugin}.count'), COUNTERS[plugin])

@@ -66,7 +66,8 @@ def plot_per_class(results: Mapping[str, Evaluation], value: str) -> Figure:
                 axes.plot(ranks, heights, ms=_marker_size(first), **style, label=name)
         _class_axis(axes, first)
         # The groups' names have their place above the bars.
-        axes.set(ylabel=f'{_spoken(value)} (%)', ylim=(0, 1.15 * axes.dataLim.y1 or 1))
+        highest = max(np.nanmax(_floats(r.per_class[value]), initial=0) for r in results.values())
+        axes.set(ylabel=f'{_spoken(value)} (%)', ylim=(0, 1.15 * highest or 1))
         figure.legend(loc='outside upper right', ncols=len(results))
     return figure
 
@@ -89,7 +90,7 @@ def plot_gains(results: Mapping[str, Evaluation], value: str) -> Figure:
             line = {'color': COLOURS[number], 'lw': 2.5}
             style = {'marker': MARKERS[number], 'color': COLOURS[number]}
             axes.plot(positions, gains, ls='none', ms=_marker_size(before), **style, label=name)
-            for group, mean in group_means(gains, before.partition).items():
+            for group, mean in group_gains(before, after, value).items():
                 members = positions[list(before.partition[group])]
                 axes.plot([members.max(), members.min()], [mean] * 2, zorder=3, **line)
                 if len(others) == 1:
@@ -237,6 +238,16 @@ def inline_svg(figure: Figure, label: str) -> str:
 def gains_of(before: Evaluation, after: Evaluation, value: str) -> np.ndarray:
     """What each class gained, in points, (C,); NaN where either has no value."""
     return _floats(after.per_class[value]) - _floats(before.per_class[value])
+
+
+def group_gains(before: Evaluation, after: Evaluation, value: str) -> dict[str, float]:
+    """What the mean of each group gained; groups without a value in either are left out.
+
+    As in the metrics, a mean is over the classes that have a value in its own evaluation.
+    """
+    first, second = (group_means(r.per_class[value], before.partition) for r in (before, after))
+    gains = {group: second[group] - first[group] for group in first}
+    return {group: gain for group, gain in gains.items() if not np.isnan(gain)}
 
 
 def _floats(values: Values) -> np.ndarray:

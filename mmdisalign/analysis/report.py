@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,7 @@ def write_report(
     out: Union[str, Path],
     *,
     calibrations: Sequence[Calibration] = (),
-    pictures: Sequence[Picture] = (),
+    pictures: Optional[Sequence[Picture]] = None,
     title: str = 'Long-tail report',
 ) -> Path:
     """Write ``index.html``, which needs no other file, and its figures as PNG and SVG.
@@ -95,7 +96,7 @@ def write_report(
         results: Two or more evaluations of the same classes by name, what is compared with first.
         out: Folder to write to.
         calibrations: What a DisAlign checkpoint learned.
-        pictures: Images to show.
+        pictures: Images to show. Default: None, the page has no such section.
         title: Heading of the page.
 
     Returns:
@@ -105,7 +106,7 @@ def write_report(
         ValueError: If there is one evaluation, or more than there are colours, or they differ in
             their classes or values.
     """
-    _check(results)
+    check_comparable(results)
     out = Path(out)
     draw = _Draw(out / 'figures')
     sections = [
@@ -113,7 +114,7 @@ def write_report(
         *(_per_class(results, value, draw) for value in _values(results)),
         *_confusions(results, draw),
         *(_calibration(c, results, draw) for c in calibrations),
-        *([_pictures(pictures, out / 'images')] if pictures else []),
+        *([] if pictures is None else [_pictures(pictures, out / 'images')]),
         _class_table(results),
     ]
     (before_name, before), *others = results.items()
@@ -146,11 +147,14 @@ class _Draw:
         return caption, figures.inline_svg(figure, caption)
 
 
-def _check(results: Mapping[str, Evaluation]) -> None:
+def check_comparable(results: Mapping[str, Evaluation]) -> None:
+    """Raise ValueError unless there are two evaluations or more, of the same classes and groups."""
     most = len(figures.COLOURS)
     if not 2 <= len(results) <= most:
         raise ValueError(f'a report compares 2 to {most} evaluations, got {len(results)}')
     (first, before), *others = results.items()
+    if not before.per_class:
+        raise ValueError(f'{first} has no values per class')
     for name, after in others:
         for what in ('classes', 'partition', 'per_class'):
             own, other = (list(getattr(result, what)) for result in (before, after))
@@ -255,7 +259,8 @@ def _class_table(results: Mapping[str, Evaluation]) -> Section:
 
 def _confusions(results: Mapping[str, Evaluation], draw: _Draw) -> list[Section]:
     (first, before), *others = results.items()
-    known = [(name, after) for name, after in others if after.confusion and before.confusion]
+    own = list(before.confusion or ())
+    known = [(name, after) for name, after in others if own and list(after.confusion or ()) == own]
     if not known:
         return []
     text = (
@@ -277,11 +282,6 @@ def _calibration(
     calibration: Calibration, results: Mapping[str, Evaluation], draw: _Draw
 ) -> Section:
     evaluation = list(results.values())[-1]
-    if len(calibration.magnitude) != len(evaluation.classes):
-        raise ValueError(
-            f'{calibration.name} of the checkpoint has {len(calibration.magnitude)} classes, the '
-            f'evaluations have {len(evaluation.classes)}'
-        )
     name = calibration.name
     figure = figures.plot_calibration(calibration, evaluation)
     drawn = [draw(f'{name}_alpha_beta', figure, f'α and β of each class, {name}')]
@@ -298,14 +298,23 @@ def _pictures(pictures: Sequence[Picture], folder: Path) -> Section:
     shown = []
     for number, picture in enumerate(pictures, start=1):
         panels = []
-        for caption, image in picture.panels:
+        for position, (caption, image) in enumerate(picture.panels, start=1):
             content = _jpeg(image)
-            (folder / f'{number}_{caption.replace(" ", "_")}.jpg').write_bytes(content)
+            (folder / f'{number}_{position}_{file_name(caption)}.jpg').write_bytes(content)
             source = f'data:image/jpeg;base64,{base64.b64encode(content).decode()}'
             panels.append((caption, source))
         shown.append({'title': picture.title, 'panels': panels})
-    text = 'Where the second evaluation differs most from the first in the rarest group.'
+    text = (
+        'Where most predictions changed from or to the rarest group, or of what is of it.'
+        if pictures
+        else 'No prediction changed that has to do with the rarest group.'
+    )
     return Section('Images', text, pictures=shown)
+
+
+def file_name(name: str) -> str:
+    """A name without what a file system might not take."""
+    return re.sub(r'[^\w. -]+', '_', name)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Optional, Union
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..calibration import ClassPrior
 
@@ -49,12 +51,20 @@ class Evaluation:
             ValueError: If the file is not one.
         """
         try:
-            return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
+            result = cls(**json.loads(Path(path).read_text(encoding='utf-8')))
+            result._check_lengths()
+            return result
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f'{path} is not a result file of a metric of mmdisalign ({error}); '
                 'test_evaluator.result_file names one to write'
             ) from None
+
+    def _check_lengths(self) -> None:
+        values = {'frequencies': self.frequencies, **self.per_class}
+        for name, own in values.items():
+            if own is not None and len(own) != len(self.classes):
+                raise ValueError(f'{len(own)} {name} of {len(self.classes)} classes')
 
     def save(self, path: Union[str, Path]) -> None:
         """Write a result file."""
@@ -129,11 +139,14 @@ def partition(groups: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
         found = {name: groups[name] for name in names if groups.get(name)}
         if found:
             return found
-    return dict(groups)
+    return {name: members for name, members in groups.items() if members}
 
 
 def count_confusion(
-    truth: np.ndarray, predicted: np.ndarray, groups: Mapping[str, Sequence[int]], num_classes: int
+    truth: Union[np.ndarray, Tensor],
+    predicted: Union[np.ndarray, Tensor],
+    groups: Mapping[str, Sequence[int]],
+    num_classes: int,
 ) -> np.ndarray:
     """Count which group was predicted as which.
 
@@ -146,16 +159,17 @@ def count_confusion(
     Returns:
         Counts, shape (G, G + 1), rows by truth; the last column counts the missed.
     """
+    truth, predicted = (torch.as_tensor(labels).long() for labels in (truth, predicted))
     number = len(groups)
-    lookup = np.full(num_classes + 1, number)
+    lookup = torch.full((num_classes + 1,), number, device=truth.device)
     for group, members in enumerate(groups.values()):
         lookup[list(members)] = group
     rows, columns = (
-        lookup[np.where((labels >= 0) & (labels < num_classes), labels, num_classes)]
+        lookup[labels.where((labels >= 0) & (labels < num_classes), num_classes)]
         for labels in (truth, predicted)
     )
-    pairs = np.bincount(rows * (number + 1) + columns, minlength=(number + 1) ** 2)
-    return pairs.reshape(number + 1, number + 1)[:number]
+    pairs = torch.bincount(rows * (number + 1) + columns, minlength=(number + 1) ** 2)
+    return pairs.reshape(number + 1, number + 1)[:number].cpu().numpy()
 
 
 def named_confusion(

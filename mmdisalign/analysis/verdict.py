@@ -18,8 +18,9 @@ UNCHANGED = 0.05  # points
 
 def main_value(evaluation: Evaluation) -> str:
     """Name of the value per class that decides."""
-    known = [name for name in MAIN_VALUES if name in evaluation.per_class]
-    return (known or list(evaluation.per_class))[0]
+    return next(
+        name for name in (*MAIN_VALUES, *evaluation.per_class) if name in evaluation.per_class
+    )
 
 
 def mean_of(evaluation: Evaluation, value: str) -> float:
@@ -56,6 +57,8 @@ def verdict(before: Evaluation, after: Evaluation, names: Sequence[str]) -> str:
 
 def _change(before: float, after: float) -> str:
     change = after - before
+    if math.isnan(change):
+        return 'has no value in both'
     if abs(change) < UNCHANGED:
         return f'stayed at {after:.1f} %'
     verb = 'rose' if change > 0 else 'fell'
@@ -71,7 +74,9 @@ def _classes(before: Evaluation, after: Evaluation, value: str) -> str:
         return 'No class has a value in both.'
     rose, fell = (gains[known] >= UNCHANGED).sum(), (gains[known] <= -UNCHANGED).sum()
     best, worst = known[np.argmax(gains[known])], known[np.argmin(gains[known])]
-    text = f'Of {known.size} classes, {rose} rose and {fell} fell'
+    of = f'{known.size}' if known.size == len(gains) else f'the {known.size}'
+    those = '' if known.size == len(gains) else ' with a value in both'
+    text = f'Of {of} classes{those}, {rose} rose and {fell} fell'
     extremes = []
     if rose:
         extremes.append(f'{before.classes[best]} gained most ({gains[best]:+.1f})')

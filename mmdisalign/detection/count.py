@@ -16,6 +16,7 @@ from mmengine.dataset import BaseDataset
 from ..calibration import ClassPrior
 from ..engine.count_cache import CountCache, cache_key
 from ..engine.counting import (
+    CountError,
     Faults,
     common_classes,
     counted_prior,
@@ -93,7 +94,7 @@ def _is_one_file(part: BaseDataset) -> bool:
 
 def _count(part: BaseDataset, faults: Faults) -> Counts:
     """Instances and images by class, the number of samples, and what the config leaves out."""
-    content = _catch_content(part) if isinstance(part, CocoDataset) else {}
+    content = _catch_content(part) if isinstance(part, CocoDataset) else _name_files(part)
     infos = read_annotations(part)
     note = _check_content(content, part, faults) if content else None
     instances, images = (np.zeros(len(part.metainfo['classes']), dtype=np.int64) for _ in range(2))
@@ -138,6 +139,21 @@ def _catch_content(part: CocoDataset) -> dict[str, Any]:
 
     part.parse_data_info = parse_data_info
     return content
+
+
+def _name_files(part: BaseDataset) -> dict:
+    """Let a data set with a file for each image, as VOC's, say which it cannot read; returns {}."""
+    parse = part.parse_data_info
+
+    def parse_data_info(info: dict) -> Any:
+        try:
+            return parse(info)
+        except Exception as error:
+            name = info.get('xml_path', info.get('img_path', info))
+            raise CountError(f'{name} cannot be read: {type(error).__name__}: {error}') from error
+
+    part.parse_data_info = parse_data_info
+    return {}
 
 
 def _check_content(content: Mapping[str, Any], part: CocoDataset, faults: Faults) -> Optional[str]:

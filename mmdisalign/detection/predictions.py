@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -10,6 +9,7 @@ from typing import Any, Optional
 import mmcv
 import numpy as np
 import torch
+from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
@@ -20,7 +20,7 @@ from pycocotools import mask as mask_utils
 from ..analysis import Evaluation
 from ..analysis.report import Picture
 from ..calibration import PriorLike
-from ..engine import only_dataset, read_predictions
+from ..engine import most_changed, only_dataset, read_predictions
 from .matching import best_detections
 from .metrics import LongTailLVISMetric
 
@@ -31,10 +31,18 @@ class SavedPredictions:
     Args:
         dataset: Config of a data set with an annotation file of COCO's or LVIS's format.
         prior: Decides head, body and tail, where the file does not say which classes are rare.
+
+    Raises:
+        ValueError: If it is a data set of another format.
     """
 
     def __init__(self, dataset: Mapping[str, Any], prior: Optional[PriorLike]) -> None:
         self.dataset = DATASETS.build({**only_dataset(dataset), 'pipeline': []})
+        if not isinstance(self.dataset, CocoDataset):
+            raise ValueError(
+                "detections are evaluated on annotation files of COCO's or LVIS's format, not on a "
+                f'{type(self.dataset).__name__}'
+            )
         self.prior = prior
 
     def evaluate(self, path: Path, result_file: Path) -> Evaluation:
@@ -44,10 +52,9 @@ class SavedPredictions:
             ValueError: If the file does not have one prediction for each image.
         """
         samples = read_predictions(path, len(self.dataset))
-        masks = all('masks' in sample['pred_instances'] for sample in samples)
         metric = LongTailLVISMetric(
             self.dataset.ann_file,
-            ['bbox', 'segm'] if masks else 'bbox',
+            ['bbox', 'segm'] if self._has_masks(samples) else 'bbox',
             class_prior=self.prior,
             result_file=str(result_file),
         )
@@ -60,7 +67,7 @@ class SavedPredictions:
     def pictures(
         self, paths: Mapping[str, Path], members: Sequence[int], count: int
     ) -> list[Picture]:
-        """The images with most instances of some classes whose best detection changed its class.
+        """The images with most instances whose best detection changed from or to some classes.
 
         Args:
             paths: Two pickles of detections, by name.
@@ -68,19 +75,23 @@ class SavedPredictions:
             count: How many images, at most.
         """
         samples = {name: self._by_image(path) for name, path in paths.items()}
-        changes = []
-        for index in range(len(self.dataset)):
-            info = self.dataset.get_data_info(index)
-            before, after = (self._labels(info, own[info['img_id']]) for own in samples.values())
-            truth = np.array([instance['bbox_label'] for instance in info['instances']])
-            changed = np.isin(truth, members) & (before != after)
-            right = int((changed & (after == truth)).sum() - (changed & (before == truth)).sum())
-            changes.append((int(changed.sum()), index, right))
-        return [
-            self._picture(samples, index, f'{instances} instances differ, {right:+d} right')
-            for instances, index, right in heapq.nlargest(count, changes)
-            if instances
-        ]
+        infos = (self.dataset.get_data_info(index) for index in range(len(self.dataset)))
+        images = (
+            (
+                np.array([instance['bbox_label'] for instance in info['instances']], dtype=int),
+                *(self._labels(info, own[info['img_id']]) for own in samples.values()),
+            )
+            for info in infos
+        )
+        changed = most_changed(images, members, count, 'instances')
+        return [self._picture(samples, index, note) for index, note in changed]
+
+    def _has_masks(self, samples: Sequence[Mapping]) -> bool:
+        """Whether there are masks to evaluate, and true ones to compare them with."""
+        infos = (self.dataset.get_data_info(index) for index in range(len(self.dataset)))
+        return all('masks' in sample['pred_instances'] for sample in samples) and all(
+            'mask' in instance for info in infos for instance in info['instances']
+        )
 
     def _by_image(self, path: Path) -> dict[int, dict]:
         samples = read_predictions(path, len(self.dataset))
@@ -97,7 +108,7 @@ class SavedPredictions:
         image = mmcv.imread(info['img_path'], channel_order='rgb')
         drawn = {
             'ground truth': self._truth(info, image.shape[:2]),
-            **{name: _predicted(own[info['img_id']]) for name, own in samples.items()},
+            **{n: _predicted(own[info['img_id']], image.shape) for n, own in samples.items()},
         }
         panels = [(name, self._draw(image, instances)) for name, instances in drawn.items()]
         return Picture(f'{Path(info["img_path"]).name}: {note}', panels)
@@ -122,9 +133,9 @@ class SavedPredictions:
         return visualizer.get_image()
 
 
-def _predicted(predicted: Mapping) -> InstanceData:
+def _predicted(predicted: Mapping, shape: tuple[int, ...]) -> InstanceData:
     instances = InstanceData(**{name: predicted[name] for name in ('bboxes', 'labels', 'scores')})
     if 'masks' in predicted:
         dense = [mask_utils.decode(rle) for rle in predicted['masks']]
-        instances.masks = torch.from_numpy(np.stack(dense)) if dense else torch.zeros(0, 1, 1)
+        instances.masks = torch.from_numpy(np.stack(dense)) if dense else torch.zeros(0, *shape[:2])
     return instances

@@ -5,7 +5,7 @@ from .checkpoint import allow_mmengine_checkpoints, read_state
 from .data_check import check_checkpoint, check_data, iter_datasets, only_dataset
 from .derive import check_prior, derive, registered_class
 from .hooks import CalibrationHook
-from .predictions import read_predictions
+from .predictions import most_changed, read_predictions
 from .stage import CalibrationStageMixin, check_calibration
 
 allow_mmengine_checkpoints()
@@ -21,6 +21,7 @@ __all__ = [
     'check_prior',
     'derive',
     'iter_datasets',
+    'most_changed',
     'only_dataset',
     'read_predictions',
     'read_state',

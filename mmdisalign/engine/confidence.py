@@ -41,9 +41,9 @@ def watch_confidence(
 
     def hook(name: str) -> Callable:
         def show(module: AdaptiveCalibration, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
-            logits, features = (tensor.detach().float() for tensor in inputs)
+            logits, features = (tensor.detach() for tensor in inputs)
             with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-                see(name, logits, module.sigma(features))
+                see(name, logits, module.sigma(features.float()))
 
         return show
 
@@ -102,7 +102,7 @@ def observe_confidence(
     Raises:
         ValueError: If the model of the config has no calibration.
     """
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(model_config(cfg))
     calibrations = calibrations_of(model)
     if not calibrations:
         raise ValueError(
@@ -118,6 +118,12 @@ def observe_confidence(
         for index in track(chosen.tolist(), 'Observing σ(x)'):
             model.test_step(pseudo_collate([dataset[index]]))
     return histogram
+
+
+def model_config(cfg: Config) -> dict[str, Any]:
+    """The model of a config as mmengine's Runner builds it: with the config's preprocessor."""
+    common = cfg.get('data_preprocessor')
+    return dict(cfg.model) if common is None else {'data_preprocessor': common, **cfg.model}
 
 
 def learned(state: Mapping[str, Any]) -> dict[str, tuple[list[float], list[float]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..calibration import ClassPrior
 from .confidence import calibrations_of, watch_confidence
 
 
@@ -54,15 +55,17 @@ class CalibrationHook(Hook):
             runner.visualizer.add_scalars(values, step=runner.iter + 1)
 
     def _see(self, name: str, logits: Tensor, sigma: Tensor) -> None:
+        if not sigma.numel():  # a cascade without proposals
+            return
         self._confidence[f'{name}/confidence_mean'] = sigma.mean().item()
         self._confidence[f'{name}/confidence_std'] = sigma.std(unbiased=False).item()
 
 
 def calibration_scalars(model: nn.Module) -> dict[str, float]:
     """Statistics of α and β of a model's calibrations; of the groups, if a loss knows them."""
-    groups = _groups(model)
     scalars: dict[str, float] = {}
     for name, module in calibrations_of(model).items():
+        groups = _groups(model, module.num_classes)
         for what in ('magnitude', 'margin'):
             values = getattr(module, what).detach().float().cpu()
             key = f'{name}/{what}'
@@ -73,8 +76,10 @@ def calibration_scalars(model: nn.Module) -> dict[str, float]:
     return scalars
 
 
-def _groups(model: nn.Module) -> list[tuple[str, Sequence[int]]]:
-    """Groups of the first class prior that a module of the model has; an empty group left out."""
-    priors = (getattr(module, 'class_prior', None) for module in model.modules())
-    groups: Mapping[str, Sequence[int]] = next((p.groups for p in priors if p is not None), {})
-    return [(name, members) for name, members in groups.items() if members]
+def _groups(model: nn.Module, num_classes: int) -> list[tuple[str, Sequence[int]]]:
+    """Groups of the first prior of so many classes in the model; an empty group is left out."""
+    for module in model.modules():
+        prior = getattr(module, 'class_prior', None)
+        if isinstance(prior, ClassPrior) and len(prior) == num_classes:
+            return [(name, members) for name, members in prior.groups.items() if members]
+    return []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Union
 
+import numpy as np
 from mmengine.fileio import load
 
 
@@ -26,3 +29,34 @@ def read_predictions(path: Union[str, Path], num_images: int) -> list[dict]:
             f'data, but it has {found}'
         )
     return predictions
+
+
+def most_changed(
+    images: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    members: Sequence[int],
+    count: int,
+    unit: str,
+) -> list[tuple[int, str]]:
+    """Where predictions changed most from or to some classes, or of what is of them.
+
+    Args:
+        images: True class, prediction before and prediction after of the elements of each image,
+            three arrays of one shape.
+        members: Indices of the classes.
+        count: How many images, at most.
+        unit: What to call the elements.
+
+    Returns:
+        Index of each image that changed, most first, and what changed in words.
+    """
+    changes = []
+    for index, (truth, before, after) in enumerate(images):
+        involved = np.isin(truth, members) | np.isin(before, members) | np.isin(after, members)
+        changed = involved & (before != after)
+        right, wrong = (int((changed & (own == truth)).sum()) for own in (after, before))
+        changes.append((int(changed.sum()), index, right, wrong))
+    return [
+        (index, f'{total:,} {unit} changed, {right:,} to the right class, {wrong:,} from it')
+        for total, index, right, wrong in heapq.nlargest(count, changes)
+        if total
+    ]

@@ -56,10 +56,12 @@ class LongTailIoUMetric(IoUMetric):
                 for areas, sample in zip(self.results[done:], data_samples)
             ]
 
-    def _confusion(self, sample: dict) -> np.ndarray:
-        truth, predicted = (
-            sample[name]['data'].flatten().cpu().numpy() for name in ('gt_sem_seg', 'pred_sem_seg')
-        )
+    def _confusion(self, sample: dict) -> Optional[np.ndarray]:
+        """Of an image; None where it is not written, since it takes as long as the areas."""
+        if self.result_file is None:
+            return None
+        predicted = sample['pred_sem_seg']['data'].flatten()
+        truth = sample['gt_sem_seg']['data'].flatten().to(predicted.device)
         counted = truth != self.ignore_index
         groups, num_classes = self.class_prior.groups, len(self.class_prior)
         return count_confusion(truth[counted], predicted[counted], groups, num_classes)
@@ -68,7 +70,7 @@ class LongTailIoUMetric(IoUMetric):
         """Compute the metrics from what ``process`` kept of all images."""
         if self.format_only:
             return super().compute_metrics(results)
-        confusion = sum(confusion for *_, confusion in results)
+        confusions = [confusion for *_, confusion in results]
         results = [areas for *areas, _ in results]
         metrics = super().compute_metrics(results)
         per_class = self._per_class(results)
@@ -77,7 +79,7 @@ class LongTailIoUMetric(IoUMetric):
                 metrics[f'm{group.capitalize()}{name}'] = round(mean, 2)
         self._log_groups(metrics)
         if self.result_file is not None:
-            self._write(metrics, per_class, confusion)
+            self._write(metrics, per_class, sum(confusions))
         return metrics
 
     def _per_class(self, results: list) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -19,7 +18,7 @@ from PIL import Image
 from ..analysis import Evaluation
 from ..analysis.report import Picture
 from ..calibration import PriorLike
-from ..engine import only_dataset
+from ..engine import most_changed, only_dataset
 from .count import loading_transform
 from .metrics import LongTailIoUMetric
 
@@ -61,24 +60,19 @@ class SavedPredictions:
     def pictures(
         self, folders: Mapping[str, Path], members: Sequence[int], count: int
     ) -> list[Picture]:
-        """The images with most pixels of some classes whose prediction differs.
+        """The images with most pixels that changed from or to some classes, or are of them.
 
         Args:
             folders: Two folders of label maps, by name.
             members: Indices of those classes.
             count: How many images, at most.
         """
-        changes = []
-        for index, (info, truth) in enumerate(self._truths()):
-            before, after = (self._predicted(folder, info, truth) for folder in folders.values())
-            changed = np.isin(truth, members) & (before != after)
-            right = int((changed & (after == truth)).sum() - (changed & (before == truth)).sum())
-            changes.append((int(changed.sum()), index, right))
-        return [
-            self._picture(folders, index, f'{pixels:,} pixels differ, {right:+,} right')
-            for pixels, index, right in heapq.nlargest(count, changes)
-            if pixels
-        ]
+        images = (
+            (truth, *(self._predicted(folder, info, truth) for folder in folders.values()))
+            for info, truth in self._truths()
+        )
+        changed = most_changed(images, members, count, 'pixels')
+        return [self._picture(folders, index, note) for index, note in changed]
 
     def _picture(self, folders: Mapping[str, Path], index: int, note: str) -> Picture:
         info, truth = self._truth(index)
