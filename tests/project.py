@@ -66,7 +66,7 @@ def run_demo(repo: Path, out: Path, task: str) -> tuple[dict, dict]:
     evaluated = [json.loads((out / task / f'stage{n}/result.json').read_text()) for n in (1, 2)]
     # The report evaluated the saved predictions, and must come to what test.py came to.
     for name, result in zip(('stage 1', 'DisAlign'), evaluated):
-        again = json.loads((report / f'results/{name}.json').read_text())
+        again = json.loads((report / f'results/{name.replace(" ", "_")}.json').read_text())
         assert again['confusion'] == result['confusion']
         # The demo's own evaluation of instances has fixed AP besides.
         assert again['per_class'].items() <= result['per_class'].items()

@@ -146,3 +146,11 @@ def test_a_figure_in_a_page_has_the_colour_of_its_text(result: Evaluation) -> No
     assert element.startswith('<svg role="img" aria-label="a &quot;b&quot;"')
     assert 'currentColor' in element and figures.INK not in element
     ElementTree.fromstring(element)
+
+
+def test_frequencies_are_numbers_of_per_cent(tmp_path: Path) -> None:
+    prior = ClassPrior.build({'road': 900, 'a $1$ coin': 90, 'unseen': 0, 'car': 10})
+    figures.plot_frequencies(prior, tmp_path / 'prior.svg')
+    text = (tmp_path / 'prior.svg').read_text()
+    assert '$\\mathdefault' not in text and '>10<' in text
+    assert 'a $1$ coin' in text and '1 never seen' in text

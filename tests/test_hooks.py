@@ -88,6 +88,15 @@ def test_alpha_beta_sigma_and_the_groups_metrics_are_logged(tmp_path: Path) -> N
     assert {'accuracy/many', 'accuracy/medium', 'accuracy/top1'} <= set(evaluated)
 
 
+def test_a_short_run_is_logged_at_its_end(tmp_path: Path) -> None:
+    hook = dict(calibration=dict(HOOK['calibration'], interval=4))
+    model, entries = run(tmp_path / 'short', hook)
+    logged = [entry for entry in entries if 'calibration/margin_tail' in entry]
+    assert [entry['step'] for entry in logged] == [4, 6]
+    margin = model.calibration.margin[2:].mean().item()
+    assert logged[-1]['calibration/margin_tail'] == pytest.approx(margin)
+
+
 def test_the_hook_changes_nothing_that_trains(tmp_path: Path) -> None:
     states = [run(tmp_path / n, h)[0].state_dict() for n, h in (('with', HOOK), ('without', {}))]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())

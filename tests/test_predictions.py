@@ -273,7 +273,8 @@ def test_result_files_and_a_checkpoint_need_no_config(tmp_path, analyze, monkeyp
     [
         (['--images', 3], 'give what test.py --out saved'),
         (['--checkpoint', 'plain.pth'], 'it is not a DisAlign checkpoint'),
-        (['--checkpoint', 'none.pth'], r'no checkpoint none\.pth'),
+        (['--checkpoint', 'none.pth'], r'there is no none\.pth'),
+        (['--config', 'none.py'], r'there is no none\.py'),
         (['--names', 'same', 'same'], 'same name: same, same'),
     ],
 )

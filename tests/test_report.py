@@ -205,3 +205,10 @@ def test_empty_groups_are_none(tmp_path: Path) -> None:
     before, after = (replace(each, groups=dict(r=[], c=[], f=[])) for each in (BEFORE, AFTER))
     assert before.partition == {}
     write_report({'a': before, 'b': after}, tmp_path)
+
+
+def test_without_frequencies_the_page_says_so(tmp_path: Path) -> None:
+    before, after = (replace(each, frequencies=None) for each in (BEFORE, AFTER))
+    text = write_report({'a': before, 'b': after}, tmp_path).read_text()
+    assert 'The class frequencies are not known; --prior adds them.' in text
+    assert 'share of the training data<' not in text

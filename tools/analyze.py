@@ -16,7 +16,7 @@ from mmdisalign.analysis import Calibration, Evaluation
 from mmdisalign.analysis.report import Picture, check_comparable, file_name, write_report
 from mmdisalign.analysis.verdict import verdict
 from mmdisalign.calibration import ClassPrior
-from mmdisalign.engine import check_checkpoint, check_data, read_state
+from mmdisalign.engine import check_data, read_state
 from mmdisalign.engine.confidence import learned, observe_confidence
 from mmdisalign.engine.launch import plugin_of
 
@@ -71,12 +71,26 @@ class Comparison:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
+        for path in (*args.results, args.config, args.checkpoint):
+            if path is not None and not Path(path).exists():
+                raise FileNotFoundError(f'there is no {path} (seen from {Path.cwd()})')
         self.cfg = self._config()
         self.paths = dict(zip(self._names(), args.results))
-        for path in args.results:
-            if not path.exists():
-                raise FileNotFoundError(f'there is no {path} (seen from {Path.cwd()})')
+        if args.images and any(self._is_result(path) for path in args.results):
+            raise ValueError(
+                '--images needs predictions: give what test.py --out saved in the place of the '
+                'result files'
+            )
+        self.parameters = self._learned()
         self._saved: Any = None
+
+    def _learned(self) -> dict[str, tuple[list[float], list[float]]]:
+        """α and β of each calibration of the checkpoint."""
+        checkpoint = self.args.checkpoint
+        parameters = {} if checkpoint is None else learned(read_state(checkpoint))
+        if checkpoint is not None and not parameters:
+            raise ValueError(f'{checkpoint} has no α and β: it is not a DisAlign checkpoint')
+        return parameters
 
     def _config(self) -> Optional[Config]:
         if self.args.config is None:
@@ -92,12 +106,14 @@ class Comparison:
     def _names(self) -> Sequence[str]:
         if self.args.names:
             names = self.args.names
-        elif len(self.args.results) == 2:
-            names = ['before', 'after']
         else:
-            names = [f'result {number}' for number in range(1, len(self.args.results) + 1)]
+            names = [path.stem for path in self.args.results]
+            if len(set(names)) < len(names):
+                names = [f'{path.resolve().parent.name}/{path.stem}' for path in self.args.results]
         if len(set(map(file_name, names))) < len(names):
-            raise ValueError(f'two results have the same name: {", ".join(names)}')
+            raise ValueError(
+                f'two results have the same name: {", ".join(names)}; --names names them'
+            )
         return names
 
     def _is_result(self, path: Path) -> bool:
@@ -137,11 +153,6 @@ class Comparison:
         """The images that changed most in the rarest group, between the first and the last."""
         if not self.args.images:
             return None
-        if any(self._is_result(path) for path in self.args.results):
-            raise ValueError(
-                '--images needs predictions: give what test.py --out saved in the place of the '
-                'result files'
-            )
         names = list(self.paths)
         chosen = {name: self.paths[name] for name in (names[0], names[-1])}
         if not evaluation.partition:
@@ -152,25 +163,19 @@ class Comparison:
     def calibrations(self, evaluation: Evaluation) -> list[Calibration]:
         """What the checkpoint learned, and with a config how confident it is."""
         checkpoint = self.args.checkpoint
-        if checkpoint is None:
-            return []
-        check_checkpoint(checkpoint)
-        parameters = learned(read_state(checkpoint))
-        if not parameters:
-            raise ValueError(f'{checkpoint} has no α and β: it is not a DisAlign checkpoint')
-        for name, (magnitude, _) in parameters.items():
+        for name, (magnitude, _) in self.parameters.items():
             if len(magnitude) != len(evaluation.classes):
                 raise ValueError(
                     f'{name} of {checkpoint} has {len(magnitude)} classes, the evaluations have '
                     f'{len(evaluation.classes)}'
                 )
         observed = None
-        if self.cfg is not None and self.args.confidence_images:
+        if self.parameters and self.cfg is not None and self.args.confidence_images:
             groups, number = evaluation.partition, self.args.confidence_images
             observed = observe_confidence(self.cfg, checkpoint, groups, number)
         return [
             Calibration(name, *values, None if observed is None else observed.of(name))
-            for name, values in parameters.items()
+            for name, values in self.parameters.items()
         ]
 
 

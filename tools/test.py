@@ -72,7 +72,8 @@ def save_predictions(cfg: Config, out: str) -> None:
     evaluators = cfg.test_evaluator
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
     kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
-    cfg.test_evaluator = [*evaluators, {'type': kind, 'out_file_path': out}]
+    # First, so that what was predicted is kept if a metric fails, as LVIS's does on numpy 1.24.
+    cfg.test_evaluator = [{'type': kind, 'out_file_path': out}, *evaluators]
 
 
 def main() -> None:

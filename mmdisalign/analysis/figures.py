@@ -99,7 +99,7 @@ def plot_gains(results: Mapping[str, Evaluation], value: str) -> Figure:
         if len(others) == 1:
             _name_extremes(axes, before, positions, gains)
         if before.frequencies is None:
-            axes.set(xlabel='rank, from the rarest class')
+            axes.set(xlabel='class, by group; the shares of the training data are not known')
         else:
             axes.set(xscale='log', xlabel='share of the training data (%)')
             axes.xaxis.set_major_formatter('{x:g}')
@@ -205,7 +205,11 @@ def plot_frequencies(prior: ClassPrior, path: Union[str, Path]) -> None:
         shares = 100 * prior.frequencies[order]
         axes.plot(range(len(order)), np.where(shares > 0, shares, np.nan), '.-', color=COLOURS[1])
         axes.set(yscale='log', ylabel='share (%)', xlabel='class, by rank')
+        axes.yaxis.set_major_formatter('{x:g}')
         axes.set_xlim(-0.6, len(order) - 0.4)
+        if prior.classes is not None and len(order) <= MOST_BARS:
+            names = [prior.classes[i] for i in order]
+            axes.set_xticks(range(len(order)), names, rotation=45, ha='right', fontsize=8)
         _shade_groups(axes, [group_of[int(i)] for i in order])
         num_unseen = int((prior.counts == 0).sum())
         unseen = f', {num_unseen} never seen' if num_unseen else ''

@@ -199,24 +199,30 @@ def _summary(results: Mapping[str, Evaluation]) -> Section:
 def _per_class(results: Mapping[str, Evaluation], value: str, draw: _Draw) -> Section:
     before = next(iter(results.values()))
     spoken = value.replace('_', ' ')
+    if before.frequencies is None:
+        text, order = 'The class frequencies are not known; --prior adds them.', 'by group'
+        against = order
+    else:
+        text, order = '', 'from frequent to rare, with its share of the training data'
+        against = 'against its share of the training data'
     drawn = [
         draw(
             f'{value}_per_class',
             figures.plot_per_class(results, value),
-            f'{spoken} of each class, from frequent to rare, with its share of the training data',
+            f'{spoken} of each class, {order}',
         ),
         draw(
             f'{value}_gain',
             figures.plot_gains(results, value),
-            f'Change of {spoken} of each class against its frequency; lines are group means',
+            f'Change of {spoken} of each class, {against}; lines are group means',
         ),
     ]
-    return Section(spoken, figures=drawn, table=_group_table(results, before, value))
+    return Section(spoken, text, drawn, table=_group_table(results, before, value))
 
 
 def _group_table(results: Mapping[str, Evaluation], before: Evaluation, value: str) -> Table:
     names = list(results)
-    header = ['group', 'classes', 'share %', *names, *(f'{name} change' for name in names[1:])]
+    header = ['group', 'classes', 'share %', *names, *(_change(name, names) for name in names[1:])]
     groups = {**before.partition, 'all': range(len(before.classes))}
     means = [
         {**group_means(result.per_class[value], before.partition), 'all': mean_of(result, value)}
@@ -235,6 +241,11 @@ def _group_table(results: Mapping[str, Evaluation], before: Evaluation, value: s
     return Table(header, rows, range(3 + len(names), len(header)))
 
 
+def _change(name: str, names: Sequence[str]) -> str:
+    """Heading of a column of changes."""
+    return 'change' if len(names) == 2 else f'change, {name}'
+
+
 def _class_table(results: Mapping[str, Evaluation]) -> Section:
     before = next(iter(results.values()))
     header, changes = ['class', 'group', 'share %'], []
@@ -245,7 +256,7 @@ def _class_table(results: Mapping[str, Evaluation]) -> Section:
             columns.append(result.per_class[value])
             if number:
                 changes.append(len(header))
-                header.append('change')
+                header.append(_change(name, list(results)))
                 columns.append([_known(gain) for gain in figures.gains_of(before, result, value)])
     rows = []
     for i in before.order:
@@ -253,7 +264,8 @@ def _class_table(results: Mapping[str, Evaluation]) -> Section:
         rows.append(
             [before.classes[i], before.group_of(i), share, *(column[i] for column in columns)]
         )
-    text = 'From frequent to rare, in per cent; change in points over the first evaluation.'
+    order = 'By group' if before.frequencies is None else 'From frequent to rare'
+    text = f'{order}, in per cent; change in points over the first evaluation.'
     return Section('Each class', text, table=Table(header, rows, changes, precise=[2]))
 
 
@@ -305,7 +317,8 @@ def _pictures(pictures: Sequence[Picture], folder: Path) -> Section:
             panels.append((caption, source))
         shown.append({'title': picture.title, 'panels': panels})
     text = (
-        'Where most predictions changed from or to the rarest group, or of what is of it.'
+        'The images with the most changed predictions that have to do with the rarest group: its '
+        'own elements, and others that were taken for it before or are now.'
         if pictures
         else 'No prediction changed that has to do with the rarest group.'
     )
@@ -314,7 +327,7 @@ def _pictures(pictures: Sequence[Picture], folder: Path) -> Section:
 
 def file_name(name: str) -> str:
     """A name without what a file system might not take."""
-    return re.sub(r'[^\w. -]+', '_', name)
+    return re.sub(r'[^\w.-]+', '_', name)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -19,9 +19,10 @@ from .confidence import calibrations_of, watch_confidence
 class CalibrationHook(Hook):
     """Logs α, β and σ(x) to the visualizer, so to TensorBoard and the other backends it has.
 
-    Of each calibration, every ``interval`` iterations: ``magnitude`` (α) and ``margin`` (β), mean
-    over the head, body and tail classes, smallest and largest; mean and standard deviation of
-    ``confidence`` (σ) over the iteration's inputs. Other iterations are left alone. The metrics of
+    Of each calibration, every ``interval`` iterations and at the end: ``magnitude`` (α) and
+    ``margin`` (β), mean over the head, body and tail classes, smallest and largest; mean and
+    standard deviation of ``confidence`` (σ) over the iteration's inputs, but not at the end. Other
+    iterations are left alone. The metrics of
     the groups are logged by mmengine's ``LoggerHook``, as all metrics are. Without calibrations, in
     stage 1 for one, it does nothing.
 
@@ -53,6 +54,12 @@ class CalibrationHook(Hook):
         values, self._confidence = {**calibration_scalars(runner.model), **self._confidence}, {}
         if values:
             runner.visualizer.add_scalars(values, step=runner.iter + 1)
+
+    def after_train(self, runner: Runner) -> None:
+        """Log α and β at the end, if the last iteration was not logged."""
+        values = calibration_scalars(runner.model)
+        if values and runner.iter % self.interval:
+            runner.visualizer.add_scalars(values, step=runner.iter)
 
     def _see(self, name: str, logits: Tensor, sigma: Tensor) -> None:
         if not sigma.numel():  # a cascade without proposals

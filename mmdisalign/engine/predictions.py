@@ -19,8 +19,10 @@ def read_predictions(path: Union[str, Path], num_images: int) -> list[dict]:
         num_images: How many images the test data has.
 
     Raises:
-        ValueError: If the file has not one prediction an image.
+        ValueError: If it is no pickle, or has not one prediction an image.
     """
+    if Path(path).suffix not in ('.pkl', '.pickle') or not Path(path).is_file():
+        raise ValueError(f'{path} is no pickle file, *.pkl, as test.py --out saves predictions in')
     predictions = load(path)
     if not isinstance(predictions, list) or len(predictions) != num_images:
         found = len(predictions) if isinstance(predictions, list) else type(predictions).__name__

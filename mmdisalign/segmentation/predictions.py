@@ -44,8 +44,10 @@ class SavedPredictions:
 
         Raises:
             FileNotFoundError: If an image has no label map there.
-            ValueError: If one has another size than the ground truth.
+            ValueError: If there is no such folder, or a map has another size than the truth.
         """
+        if not folder.is_dir():
+            raise ValueError(f'{folder} is no folder of label maps, as test.py --out saves them')
         metric = LongTailIoUMetric(
             self.prior, result_file=str(result_file), ignore_index=self.dataset.ignore_index
         )
