@@ -7,12 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
 from mmseg.models.losses import accuracy
 from mmseg.models.utils import resize
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import mmdisalign.segmentation  # noqa: F401
 from mmdisalign.losses import tiled, tiled_cross_entropy, weighted_cross_entropy
 
 CLASSES = 5
@@ -215,3 +222,134 @@ def test_no_tensor_is_as_large_as_the_upsampled_scores() -> None:
         tiled_cross_entropy(scores, label, class_weight, ignore_index=255)[0].backward()
     # Labels, or an image's scores in rows of their final width.
     assert largest.numel == max(2 * 64 * 64, CLASSES * 8 * 64)
+
+
+PRIOR = [50, 30, 15, 4, 1]
+NORM = dict(type='BN')
+HEAD = dict(
+    type='FCNHead', in_channels=16, in_index=0, channels=8, num_classes=CLASSES, norm_cfg=NORM
+)  # fmt: skip
+SAMPLER = dict(type='OHEMPixelSampler', thresh=0.7, min_kept=10)
+
+
+@pytest.fixture
+def scope() -> None:
+    init_default_scope('mmseg')
+
+
+def segmentor(head: dict | None = None, cascade: bool = False, **kwargs) -> torch.nn.Module:
+    """A segmentor of stage 2 with weights that are the same whatever the arguments."""
+    heads = {**HEAD, **(head or {})}
+    if cascade:
+        heads = [HEAD, dict(heads, type='OCRHead', ocr_channels=4)]
+        kwargs['num_stages'] = 2
+    torch.manual_seed(0)
+    model = MODELS.build(
+        ConfigDict(
+            type=f'Calibrated{"Cascade" * cascade}EncoderDecoder',
+            data_preprocessor=dict(type='SegDataPreProcessor', size=(36, 28), seg_pad_val=255),
+            backbone=dict(
+                type='ResNetV1c', depth=18, base_channels=16, stem_channels=4, norm_cfg=NORM
+            ),
+            decode_head=heads,
+            **{'class_prior': PRIOR, **kwargs},
+        )
+    )
+    state = {key: value for key, value in model.state_dict().items() if 'calibration' not in key}
+    model.load_state_dict(state)
+    return model.train()
+
+
+def losses_and_gradients(**kwargs) -> tuple[dict, list[Tensor]]:
+    model = segmentor(**kwargs)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+    label = torch.randint(0, CLASSES, (2, 1, 36, 28))
+    label[:, :, :3] = 255
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=data)) for data in label]
+    losses = model.loss(torch.randn(2, 3, 36, 28), samples)
+    sum(value for name, value in losses.items() if 'loss' in name).backward()
+    return losses, [p.grad for p in model.parameters() if p.requires_grad]
+
+
+GRW = dict(type='GRWCrossEntropyLoss', class_prior=PRIOR, exp_scale=0.5)
+
+
+@pytest.mark.usefixtures('scope')
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        {},
+        dict(cascade=True),
+        dict(head=dict(align_corners=True)),
+        dict(
+            head=dict(
+                loss_decode=dict(
+                    GRW, normalizer='class_weight', loss_weight=0.4, loss_name='loss_tail'
+                )
+            ),
+            class_prior=None,
+        ),
+    ],
+    ids=['plain', 'cascade', 'align_corners', 'loss'],
+)
+def test_the_option_changes_neither_losses_nor_gradients(kwargs: dict) -> None:
+    losses, gradients = losses_and_gradients(**kwargs)
+    tiles, tiled_gradients = losses_and_gradients(**kwargs, tiled_loss=True)
+    assert list(tiles) == list(losses)
+    torch.testing.assert_close(tiles, losses, rtol=1e-5, atol=1e-7)
+    assert len(gradients) == 4
+    assert all(gradient.any() for gradient in gradients)
+    torch.testing.assert_close(tiled_gradients, gradients, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.usefixtures('scope')
+def test_it_trains_with_amp(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(
+        'mmdisalign.segmentation.decode_heads.tiled_cross_entropy',
+        lambda *args, **kwargs: calls.append(args) or tiled_cross_entropy(*args, **kwargs),
+    )
+    model = segmentor(tiled_loss=True)
+    wrapper = build_optim_wrapper(
+        model, dict(type='CPUAmpOptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+    )
+    meta = dict(img_shape=(36, 28), ori_shape=(36, 28), pad_shape=(36, 28))
+    label = PixelData(data=torch.randint(0, CLASSES, (1, 36, 28)))
+    data = dict(
+        inputs=[torch.randint(0, 255, (3, 36, 28), dtype=torch.uint8)],
+        data_samples=[SegDataSample(gt_sem_seg=label, metainfo=meta)],
+    )
+    assert model.train_step(data, wrapper)['loss'].dtype == torch.float32
+    assert len(calls) == 1
+    assert model.decode_head.calibration.margin.any()
+
+
+@pytest.mark.usefixtures('scope')
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(stage='joint'), "not of 'joint'.*leave tiled_loss out"),
+        (dict(head=dict(sampler=SAMPLER)), 'OHEMPixelSampler all scores.*leave the sampler out'),
+        (
+            dict(
+                head=dict(loss_decode=dict(type='BalancedSoftmaxLoss', class_prior=PRIOR)),
+                class_prior=None,
+            ),
+            'loss_decode is BalancedSoftmaxLoss: replace it',
+        ),
+        (
+            dict(head=dict(loss_decode=dict(GRW, reduction='none')), class_prior=None),
+            "another reduction than 'none'",
+        ),
+    ],
+)
+def test_what_cannot_be_tiled_is_refused_when_the_model_is_built(
+    kwargs: dict, message: str
+) -> None:
+    segmentor(**kwargs)
+    with pytest.raises(ValueError, match=message):
+        segmentor(**kwargs, tiled_loss=True)
