@@ -15,9 +15,9 @@ from .grw_cross_entropy import mean_divisor, weighted_cross_entropy
 
 BandLoss = Callable[[Tensor, Tensor], Tensor]
 
-# Scores of a band. On a CPU, its copies should fit into the caches: one thread is fastest at 2**18
-# to 2**20, and fewer bands are better where threads wait for each other. Elsewhere, a band should
-# outlast the launch of its kernels, which no measurement stands behind yet.
+# Scores of a band. On a CPU, 2**19 to 2**21 are about as fast, larger ones leave the caches; where
+# other processes want the cores, threads wait for each other in every band, so it is not the least.
+# Elsewhere, a band should outlast the launch of its kernels, which was not measured.
 CPU_TILE, TILE = 2**20, 2**24
 
 
