@@ -38,8 +38,8 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
             :class:`CalibratedHeadMixin`. Default: None.
         tiled_loss: Whether the stage ``'calibration'`` computes its loss in tiles: the same loss
             and gradients in a fraction of the memory, for :class:`GRWCrossEntropyLoss` without a
-            pixel sampler. Default: False, which is faster where the batch is small, see
-            ``benchmarks/README.md``.
+            pixel sampler. Default: False, which is faster where the scores are small or the
+            cores busy, see ``benchmarks/README.md``.
         kwargs: Arguments of ``EncoderDecoder``.
 
     Raises:
