@@ -9,6 +9,7 @@ import cifar10_lt
 import inference
 import iteration
 import lvis_eval
+import tiled_loss
 from stage2 import BENCH, Stage2
 
 from mmdisalign.analysis import tables
@@ -29,6 +30,7 @@ def camvid(args: argparse.Namespace) -> str:
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], str]] = {
     'inference': lambda args: inference.run(),
     'iteration': lambda args: iteration.run(),
+    'tiled_loss': lambda args: tiled_loss.run(),
     'camvid': camvid,
     'facade': lambda args: FACADE.run(args.seeds, args.exp_scale),
     'cifar10_lt': lambda args: cifar10_lt.run(args.seeds, args.exp_scale or [1.2]),

@@ -3,10 +3,12 @@
 from .balanced_sigmoid import BalancedSigmoidLoss
 from .balanced_softmax import BalancedSoftmaxLoss
 from .grw_cross_entropy import GRWCrossEntropyLoss, weighted_cross_entropy
+from .tiled import tiled_cross_entropy
 
 __all__ = [
     'BalancedSigmoidLoss',
     'BalancedSoftmaxLoss',
     'GRWCrossEntropyLoss',
+    'tiled_cross_entropy',
     'weighted_cross_entropy',
 ]

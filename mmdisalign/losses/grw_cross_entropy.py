@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -58,15 +58,39 @@ def weighted_cross_entropy(
         return loss
     if reduction == 'sum':
         return loss.sum()
-    eps = torch.finfo(loss.dtype).eps
+    return loss.sum() / mean_divisor(
+        label,
+        class_weight,
+        weight=weight,
+        ignore_index=ignore_index,
+        avg_factor=avg_factor,
+        normalizer=normalizer,
+    )
+
+
+def mean_divisor(
+    label: Tensor,
+    class_weight: Tensor,
+    *,
+    weight: Optional[Tensor] = None,
+    ignore_index: int = -100,
+    avg_factor: Optional[float] = None,
+    normalizer: str = 'elements',
+) -> Union[float, Tensor]:
+    """What the mean of :func:`weighted_cross_entropy` divides the sum by; positive.
+
+    Args: as of that function; ``class_weight`` in the dtype of the loss.
+    """
+    dtype = class_weight.dtype if weight is None else torch.result_type(class_weight, weight)
+    eps = torch.finfo(dtype).eps
     valid = label != ignore_index
     if normalizer != 'class_weight':
-        count = loss.numel() if normalizer == 'elements' else int(valid.sum())
-        return loss.sum() / max(count if avg_factor is None else avg_factor, eps)
+        count = label.numel() if normalizer == 'elements' else int(valid.sum())
+        return max(count if avg_factor is None else avg_factor, eps)
     total = class_weight[label.where(valid, 0)] * valid
     if weight is not None:
         total = total * weight
-    return loss.sum() / total.sum().clamp(min=eps)
+    return total.sum().clamp(min=eps)
 
 
 class GRWCrossEntropyLoss(PriorLoss):

@@ -6,6 +6,7 @@ from functools import cache
 from types import FunctionType
 from typing import Any, Optional
 
+import torch
 from mmcv.cnn import ConvModule
 from mmseg.models import decode_heads as heads
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from ..calibration import AdaptiveCalibration, convert_released_keys
 from ..engine import check_prior, derive
+from ..losses import GRWCrossEntropyLoss, tiled_cross_entropy
 
 
 class CalibratedHeadMixin:
@@ -29,9 +31,13 @@ class CalibratedHeadMixin:
         calibration: Options of the confidence, as in the released segmentation code, which puts
             normalisation and activation before the sigmoid: ``norm_cfg``, ``act_cfg``.
             Default: None, the paper's linear layer.
+
+    Attributes:
+        tiled_loss: Whether :meth:`calibration_loss` works in tiles; :meth:`tile_loss` sets it.
     """
 
     calibration: AdaptiveCalibration
+    tiled_loss = False
 
     def __init__(self, *args: Any, calibration: Optional[dict] = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,6 +67,8 @@ class CalibratedHeadMixin:
         outputs = self.forward(*inputs)
         logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
         label = BaseDecodeHead._stack_batch_gt(self, batch_data_samples)
+        if self.tiled_loss:
+            return self._tiled_losses(logits, label.squeeze(1))
         logits = resize(logits, label.shape[2:], mode='bilinear', align_corners=self.align_corners)
         weight = None if self.sampler is None else self.sampler.sample(logits, label)
         label = label.squeeze(1)
@@ -69,6 +77,41 @@ class CalibratedHeadMixin:
             value = loss(logits, label, weight=weight, ignore_index=self.ignore_index)
             losses[loss.loss_name] = losses.get(loss.loss_name, 0) + value
         losses['acc_seg'] = accuracy(logits, label, ignore_index=self.ignore_index)
+        return losses
+
+    def tile_loss(self) -> None:
+        """Let :meth:`calibration_loss` work in tiles, with the same losses and gradients.
+
+        The scores are calibrated before they are upsampled, in a sixteenth of the memory where the
+        head works at a quarter of the labels' resolution. So what is tiled is all that follows:
+        upsampling, cross-entropy and accuracy, see :func:`tiled_cross_entropy`.
+
+        Raises:
+            ValueError: If that is not defined: the message names what stands in the way.
+        """
+        reason = _why_not_tiled(self._losses(), self.sampler)
+        if reason is not None:
+            raise ValueError(f'tiled_loss {reason}, or leave tiled_loss out')
+        self.tiled_loss = True
+
+    def _tiled_losses(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        for loss in self._losses():
+            value, correct = tiled_cross_entropy(
+                logits,
+                label,
+                loss.class_weight,
+                align_corners=self.align_corners,
+                ignore_index=self.ignore_index,
+                reduction=loss.reduction,
+                normalizer=loss.normalizer,
+            )
+            value = loss.loss_weight * value
+            losses[loss.loss_name] = losses.get(loss.loss_name, 0) + value
+        # As mmseg's accuracy has it.
+        eps = torch.finfo(torch.float32).eps
+        percent = 100.0 / (int((label != self.ignore_index).sum()) + eps)
+        losses['acc_seg'] = (correct.float().view(1) + eps) * percent
         return losses
 
     def _losses(self) -> list[nn.Module]:
@@ -112,6 +155,22 @@ def _why_not(head: type) -> Optional[str]:
     ]
     if not any('cls_seg' in f.__code__.co_names for f in functions):
         return "its forward never calls 'cls_seg'"
+    return None
+
+
+def _why_not_tiled(losses: list[nn.Module], sampler: Any) -> Optional[str]:
+    for loss in losses:
+        # Nor a subclass, which may compute something else.
+        if type(loss) is not GRWCrossEntropyLoss:
+            name = type(loss).__name__
+            return f'computes GRWCrossEntropyLoss, but loss_decode is {name}: replace it'
+        if loss.reduction == 'none':
+            return "has no loss of each pixel: set another reduction than 'none' in loss_decode"
+    if sampler is not None:
+        return (
+            f'cannot give {type(sampler).__name__} all scores at once: leave the sampler out of '
+            'decode_head'
+        )
     return None
 
 

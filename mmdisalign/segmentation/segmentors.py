@@ -36,7 +36,14 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
             ``'calibration'``.
         calibration: ``norm_cfg`` and ``act_cfg`` of the confidence, see
             :class:`CalibratedHeadMixin`. Default: None.
+        tiled_loss: Whether the stage ``'calibration'`` computes its loss in tiles: the same loss
+            and gradients in a fraction of the memory, for :class:`GRWCrossEntropyLoss` without a
+            pixel sampler. Default: False, which is faster where the scores are small or the
+            cores busy, see ``benchmarks/README.md``.
         kwargs: Arguments of ``EncoderDecoder``.
+
+    Raises:
+        ValueError: If the arguments contradict each other.
     """
 
     classifier_weight = 'conv_seg.weight'
@@ -50,6 +57,7 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         zero_count: ZeroCount = None,
         stage: str = 'calibration',
         calibration: Optional[dict] = None,
+        tiled_loss: bool = False,
         **kwargs: Any,
     ) -> None:
         head = self._last_head(decode_head)
@@ -63,6 +71,8 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
             _check_is_grw(head)
         super().__init__(decode_head=self._with_last_head(decode_head, head), **kwargs)
         self._enter_stage(stage)
+        if tiled_loss:
+            self._tile_loss()
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of a batch; in the stage ``'calibration'``, of the decode head's scores alone.
@@ -80,6 +90,14 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
             *head_inputs, batch_data_samples=data_samples
         )
         return add_prefix(losses, 'decode')
+
+    def _tile_loss(self) -> None:
+        if not self.calibrating:
+            raise ValueError(
+                f"tiled_loss is of the stage 'calibration', not of {self.stage!r}, where each head "
+                'computes the loss its own way: leave tiled_loss out'
+            )
+        self._calibrated_head.tile_loss()
 
     @property
     def _calibrated_head(self) -> torch.nn.Module:
