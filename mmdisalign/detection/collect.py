@@ -1,0 +1,104 @@
+"""Proposals of a detector, for fitting its calibrations: those that training would sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from mmdet.structures import DetDataSample
+from torch import Tensor
+
+from ..calibration import ClassPrior
+from ..engine.collect import captured, checked_logits, in_half
+from ..engine.confidence import calibrations_of
+from ..engine.fit import Samples
+from ..engine.sample_cache import Layout, fair_capacities
+from .detectors import CalibratedTwoStageDetector
+from .losses import GRWCrossEntropyLoss
+
+
+class SampleCollector:
+    """Keeps what each bbox head saw of the proposals that its sampler drew.
+
+    Args:
+        model: In the stage ``'calibration'``.
+
+    Raises:
+        ValueError: If a bbox head has another loss than GRW cross-entropy.
+    """
+
+    def __init__(self, model: CalibratedTwoStageDetector) -> None:
+        self.model = model
+        names = {module: name for name, module in calibrations_of(model).items()}
+        self.heads = {names[head.fc_cls.calibration]: head for head in model._bbox_heads()}
+        for head in self.heads.values():
+            if not isinstance(head.loss_cls, GRWCrossEntropyLoss):
+                raise ValueError(
+                    'a bbox head with GRWCrossEntropyLoss can be fitted, not one with '
+                    f'{type(head.loss_cls).__name__}'
+                )
+        self.layouts = {
+            name: Layout(1, head.fc_cls.calibration.in_channels, head.num_classes + 1)
+            for name, head in self.heads.items()
+        }
+        self.losses = {name: head.loss_cls for name, head in self.heads.items()}
+
+    @property
+    def how(self) -> str:
+        return f'the {self._per_image()} proposals of an image that training samples'
+
+    def _samplers(self) -> list[Any]:
+        stages = self.model.train_cfg.rcnn
+        stages = stages if isinstance(stages, (list, tuple)) else [stages]
+        return [stage.sampler for stage in stages]
+
+    def _per_image(self) -> int:
+        return max(sampler.num for sampler in self._samplers())
+
+    def capacities(
+        self, prior: ClassPrior, num_images: int, passes: int, num_bytes: float
+    ) -> dict[str, np.ndarray]:
+        """Slots of each class, and of the background."""
+        images = np.full(len(prior), float(num_images))
+        if prior.images is not None:
+            images = np.minimum(images, prior.images)
+        share = max(sampler.get('pos_fraction', 1.0) for sampler in self._samplers())
+        foreground = np.maximum(images * passes, 1) * self._per_image() * share
+        expected = np.append(foreground, num_images * passes * self._per_image())
+        return {
+            name: fair_capacities(expected, int(num_bytes / len(self.heads) // layout.bytes))
+            for name, layout in self.layouts.items()
+        }
+
+    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[tuple[str, Samples, float]]:
+        data = self.model.data_preprocessor(data, True)
+        for image, sample in enumerate(data['data_samples']):
+            # One by one, for the heads do not say which image a proposal is of.
+            yield from self._of_image(data['inputs'][image : image + 1], sample, image)
+
+    def _of_image(
+        self, inputs: Tensor, data_sample: DetDataSample, image: int
+    ) -> Iterator[tuple[str, Samples, float]]:
+        with ExitStack() as stack:
+            seen = {
+                name: [stack.enter_context(captured(part)) for part in (head.fc_cls, head.loss_cls)]
+                for name, head in self.heads.items()
+            }
+            self.model.loss(inputs, [data_sample])
+        for name, (scored, judged) in seen.items():
+            if not scored or not judged:  # a cascade ran out of proposals
+                continue
+            # An untouched calibration is the identity, so these are the scores before it.
+            ((features,), logits), ((_, labels, weights, *_), _) = scored[-1], judged[-1]
+            chosen = (weights > 0).nonzero().flatten()
+            samples = Samples(
+                features=in_half(features[chosen][:, None]),
+                logits=checked_logits(logits[chosen][:, None]),
+                taps=np.ones((len(chosen), 1), np.float32),
+                label=labels[chosen].cpu().numpy(),
+                weight=weights[chosen].double().cpu().numpy(),
+                image=np.full(len(chosen), image, np.int32),
+            )
+            yield name, samples, float(len(labels))

@@ -1,0 +1,212 @@
+"""Run a frozen network over the training data once, and keep what its calibrations need."""
+
+from __future__ import annotations
+
+import random
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ..calibration import ClassPrior
+from ..losses import GRWCrossEntropyLoss
+from .fit import Samples
+from .sample_cache import Layout, SampleCache
+
+SECONDS_BETWEEN_SAVES = 2.0
+
+
+class Collector(Protocol):
+    """What a plug-in knows of its library's models.
+
+    Attributes:
+        layouts: Size of a sample of each calibration, by name.
+        losses: The loss whose optimum the calibration is to be, by name.
+        how: How samples are drawn, in words.
+    """
+
+    layouts: Mapping[str, Layout]
+    losses: Mapping[str, GRWCrossEntropyLoss]
+    how: str
+
+    def capacities(
+        self, prior: ClassPrior, num_images: int, passes: int, num_bytes: float
+    ) -> dict[str, np.ndarray]:
+        """Slots for samples of each class, by calibration, that fit into so many bytes.
+
+        Args:
+            prior: Of the training data.
+            num_images: Of one pass.
+            passes: How often the images are passed.
+            num_bytes: For all calibrations.
+        """
+
+    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[tuple[str, Samples, float]]:
+        """Samples of a batch by calibration, and how many elements it had, ignored ones included.
+
+        ``Samples.image`` is the position of the image in the batch.
+        """
+
+
+class SeededDataset(Dataset):
+    """A data set, some times over, whose augmentation depends on the seed and the index alone.
+
+    So a run that goes on from the middle sees what an unbroken one sees.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, passes: int) -> None:
+        self.dataset, self.seed, self.passes = dataset, seed, passes
+
+    def __len__(self) -> int:
+        return self.passes * len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        seed_everything(self.seed, index)
+        return self.dataset[index % len(self.dataset)]
+
+
+def seed_everything(*seed: int) -> None:
+    """Seed the global generators, of which OpenMMLab's transforms and samplers draw."""
+    (number,) = np.random.SeedSequence(seed).generate_state(1)
+    random.seed(int(number))
+    np.random.seed(number)
+    torch.manual_seed(int(number))
+
+
+@contextmanager
+def captured(module: nn.Module) -> Iterator[list[tuple[tuple[Tensor, ...], Tensor]]]:
+    """A list that gets the inputs and the output of each forward pass of a module."""
+    passes: list[tuple[tuple[Tensor, ...], Tensor]] = []
+    handle = module.register_forward_hook(lambda _, inputs, output: passes.append((inputs, output)))
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def in_half(features: Tensor) -> np.ndarray:
+    """Features in half precision.
+
+    Raises:
+        FloatingPointError: If they are not finite there.
+    """
+    half = features.half()
+    _check_finite(half, 'features')
+    return half.cpu().numpy()
+
+
+def checked_logits(logits: Tensor) -> np.ndarray:
+    """Scores in single precision; FloatingPointError if they are not finite."""
+    _check_finite(logits, 'scores')
+    return logits.float().cpu().numpy()
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    if not values.isfinite().all():
+        bad = values[~values.isfinite()]
+        raise FloatingPointError(
+            f'the network makes {what} of {bad[0].item()} ({len(bad)} of {values.numel()}): look '
+            'at the checkpoint and the image'
+        )
+
+
+def collect(
+    collector: Collector,
+    cache: SampleCache,
+    dataset: Dataset,
+    *,
+    seed: int,
+    batch_size: int,
+    num_workers: int,
+) -> None:
+    """Fill the cache with samples of a data set, from where it stopped.
+
+    Args:
+        collector: Of the model.
+        cache: Gets the samples.
+        dataset: Seeded, as often as it is to be passed.
+        seed: Of what is drawn.
+        batch_size: Images at a time.
+        num_workers: Processes that load them.
+    """
+    batches = range(cache.done, -(-len(dataset) // batch_size))
+    indices = range(cache.done * batch_size, len(dataset))
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=indices,
+        num_workers=num_workers,
+        collate_fn=pseudo_collate,
+    )
+    saved = time.monotonic()
+    with progress_bar() as bar, torch.no_grad():
+        task = bar.add_task('Collecting', total=len(dataset), completed=indices.start)
+        for number, data in zip(batches, loader):
+            rng = np.random.default_rng([seed, number])
+            seed_everything(seed, number)
+            images = _images(data, number * batch_size, len(dataset.dataset))
+            try:
+                _collect_batch(collector, cache, data, rng, images)
+            except FloatingPointError as error:
+                raise FloatingPointError(f'{error} ({", ".join(_paths(data))})') from None
+            cache.done = number + 1
+            bar.update(task, completed=min(cache.done * batch_size, len(dataset)))
+            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                cache.save()
+                saved = time.monotonic()
+    cache.save()
+
+
+def _collect_batch(
+    collector: Collector,
+    cache: SampleCache,
+    data: Any,
+    rng: np.random.Generator,
+    images: np.ndarray,
+) -> None:
+    for name, samples, elements in collector(data, rng):
+        samples.image = images[samples.image]
+        cache.reservoirs[name].offer(samples, rng)
+        cache.elements[name] += elements
+
+
+def _images(data: Any, first: int, length: int) -> np.ndarray:
+    """A number for each image of a batch, the same whenever it comes: in another pass, or repeated.
+
+    Args:
+        data: The batch.
+        first: Number of its first image in all passes.
+        length: Of one pass; an image without a path is known by its place.
+    """
+    numbers = [
+        zlib.crc32(path.encode()) >> 1 if path else (first + position) % length
+        for position, path in enumerate(_paths(data))
+    ]
+    return np.array(numbers, dtype=np.int32)
+
+
+def _paths(data: Any) -> list[str]:
+    samples = data['data_samples'] if isinstance(data, Mapping) else data
+    return [str(getattr(sample, 'img_path', None) or '') for sample in samples]
+
+
+def progress_bar() -> Progress:
+    """A bar with the time left, on a terminal; nothing in a log."""
+    console = Console(stderr=True)
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
+    return Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )

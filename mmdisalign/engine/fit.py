@@ -1,0 +1,258 @@
+"""Fit a calibration, to convergence, to samples of what its classifier saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..calibration import AdaptiveCalibration
+from ..losses import weighted_cross_entropy
+
+MAX_STEPS = 200
+MAX_EVALUATIONS = 250  # of the loss, in all steps
+TOLERANCE = 1e-6  # of the loss and of each parameter: a step that changes less is the last
+CHUNK = 1 << 24  # numbers that are calibrated at a time: 64 MB in float32
+IN_MEMORY = 1 << 29  # numbers that stay in memory during a fit, in float32: 2 GB
+Chunk = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass
+class Samples:
+    """S samples of what a calibrated classifier saw and should have said.
+
+    A score of a segmentor is interpolated between K = 4 positions where the classifier ran, and
+    they are calibrated before that; elsewhere K = 1. The arrays may be memory-mapped.
+
+    Attributes:
+        features: Of each position, shape (S, K, F).
+        logits: Scores before calibration, shape (S, K, C), or (S, K, C + 1) with a background.
+        taps: Weight of each position, shape (S, K), sum 1.
+        label: Shape (S,).
+        weight: How many elements of the training data a sample stands for, shape (S,).
+        image: Number of the image that it comes from, shape (S,); the same in every pass.
+        rows: Where the samples are in ``features``, ``logits`` and ``taps``, if those hold others,
+            too, shape (S,). Default: None, they hold these.
+    """
+
+    features: np.ndarray
+    logits: np.ndarray
+    taps: np.ndarray
+    label: np.ndarray
+    weight: np.ndarray
+    image: np.ndarray
+    rows: Optional[np.ndarray] = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def chunks(self, chosen: np.ndarray) -> Iterable[Chunk]:
+        """The chosen samples, (n,), as tensors, some at a time, in float32.
+
+        Returns:
+            Features, logits, taps, labels and weights of each part, to be passed more than once:
+            held in memory, or where they are too many read each time.
+        """
+        numbers = len(chosen) * self.features[0].size + len(chosen) * self.logits[0].size
+        return list(self._chunks(chosen)) if numbers <= IN_MEMORY else _Again(self, chosen)
+
+    def _chunks(self, chosen: np.ndarray) -> Iterator[Chunk]:
+        positions, channels = self.features.shape[1:]
+        size = max(1, CHUNK // (positions * (channels + self.logits.shape[2])))
+        for start in range(0, len(chosen), size):
+            index = chosen[start : start + size]
+            rows = index if self.rows is None else self.rows[index]
+            features, logits, taps, weight = (
+                torch.from_numpy(np.asarray(values, dtype=np.float32))
+                for values in (
+                    self.features[rows],
+                    self.logits[rows],
+                    self.taps[rows],
+                    self.weight[index],
+                )
+            )
+            label = torch.from_numpy(np.asarray(self.label[index], dtype=np.int64))
+            yield features, logits, taps, label, weight
+
+
+@dataclass
+class _Again:
+    """Reads the chosen samples whenever they are passed."""
+
+    samples: Samples
+    chosen: np.ndarray
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self.samples._chunks(self.chosen)
+
+
+def calibrated_scores(
+    calibration: AdaptiveCalibration, features: Tensor, logits: Tensor, taps: Tensor
+) -> Tensor:
+    """Scores (S, C or C + 1) of samples: calibrated at each position, then interpolated.
+
+    Args:
+        calibration: Calibrates the first C scores; others pass.
+        features: Shape (S, K, F).
+        logits: Shape (S, K, C or C + 1).
+        taps: Shape (S, K).
+    """
+    flat, num_classes = logits.flatten(0, 1), calibration.num_classes
+    scores = calibration(flat[:, :num_classes], features.flatten(0, 1))
+    scores = torch.cat([scores, flat[:, num_classes:].to(scores.dtype)], dim=1)
+    return (scores.unflatten(0, logits.shape[:2]) * taps[..., None]).sum(dim=1)
+
+
+def sampled_loss(
+    calibration: AdaptiveCalibration,
+    chunks: Iterable[Chunk],
+    class_weight: Tensor,
+    total: float,
+    *,
+    backward: bool = False,
+) -> float:
+    """GRW cross-entropy over the data that samples stand for, estimated without bias.
+
+    Args:
+        calibration: Calibrates the samples.
+        chunks: From :meth:`Samples.chunks`.
+        class_weight: w, shape (C,) or (C + 1,).
+        total: What the sum is divided by, see :func:`normalizer_of`.
+        backward: Whether to add the gradients to those of the calibration.
+    """
+    loss = 0.0
+    for features, logits, taps, label, weight in chunks:
+        with torch.set_grad_enabled(backward):
+            scores = calibrated_scores(calibration, features, logits, taps)
+            part = weighted_cross_entropy(
+                scores, label, class_weight, weight=weight, reduction='sum'
+            )
+        if backward:
+            (part / total).backward()
+        loss += part.item()
+    return loss / total
+
+
+def normalizer_of(
+    kind: str, samples: Samples, chosen: np.ndarray, class_weight: Tensor, num_elements: float
+) -> float:
+    """What the loss of chosen samples is divided by, see :func:`weighted_cross_entropy`.
+
+    Args:
+        kind: ``'elements'``, ``'valid'`` or ``'class_weight'``.
+        samples: The samples.
+        chosen: Which of them, (n,).
+        class_weight: Shape (C,) or (C + 1,).
+        num_elements: Elements of the training data, ignored ones included, per valid element.
+    """
+    weight = np.asarray(samples.weight[chosen], dtype=np.float64)
+    if kind == 'class_weight':
+        weight = weight * class_weight.double().numpy()[samples.label[chosen]]
+    return float(weight.sum()) * (num_elements if kind == 'elements' else 1.0)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit came to.
+
+    Attributes:
+        before: Loss before it, with the weight decay's penalty.
+        after: And after.
+        steps: How many steps that took.
+        converged: Whether it ended for its tolerance, not for the limit of steps.
+    """
+
+    before: float
+    after: float
+    steps: int
+    converged: bool
+
+
+def fit_calibration(
+    calibration: AdaptiveCalibration,
+    samples: Samples,
+    chosen: np.ndarray,
+    class_weight: Tensor,
+    total: float,
+    *,
+    weight_decay: float = 0.0,
+    progress: Optional[Callable[[int, float], None]] = None,
+) -> Fit:
+    """Minimise :func:`sampled_loss` plus ``weight_decay / 2`` times the sum of squared parameters.
+
+    That is the minimum that SGD with weight decay seeks. L-BFGS over all samples in float32, with a
+    strong Wolfe line search; the result depends on the calibration's initial weights alone.
+
+    Args:
+        calibration: Fitted in place.
+        samples: The samples.
+        chosen: Which of them, (n,).
+        class_weight: Shape (C,) or (C + 1,).
+        total: What the sum of the losses is divided by.
+        weight_decay: Of all parameters.
+        progress: Called after each evaluation of the loss with its number and the loss.
+
+    Raises:
+        FloatingPointError: If the loss is no longer finite.
+    """
+    parameters = list(calibration.parameters())
+    losses: list[float] = []
+    chunks = samples.chunks(chosen)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = sampled_loss(calibration, chunks, class_weight, total, backward=True)
+        penalty = weight_decay / 2 * sum((p * p).sum() for p in parameters)
+        penalty.backward()
+        losses.append(loss + penalty.item())
+        if not np.isfinite(losses[-1]):
+            raise FloatingPointError(f'the loss of the fit is {losses[-1]}')
+        if progress is not None:
+            progress(len(losses), losses[-1])
+        return losses[-1]
+
+    optimizer = torch.optim.LBFGS(
+        parameters,
+        max_iter=MAX_STEPS,
+        max_eval=MAX_EVALUATIONS,
+        tolerance_grad=0.0,
+        tolerance_change=TOLERANCE,
+        history_size=20,
+        line_search_fn='strong_wolfe',
+    )
+    optimizer.step(closure)
+    steps = optimizer.state[parameters[0]]['n_iter']
+    converged = steps < MAX_STEPS and len(losses) < MAX_EVALUATIONS
+    return Fit(losses[0], closure(), steps, converged)
+
+
+def balanced_score(
+    calibration: AdaptiveCalibration, samples: Samples, chosen: np.ndarray, score: str
+) -> float:
+    """How well the classes fare, each counting the same: an estimate from samples, in per cent.
+
+    Args:
+        calibration: Calibrates the samples.
+        samples: The samples.
+        chosen: Which of them, (n,).
+        score: ``'accuracy'``: of the elements of a class, the share that is predicted right;
+            ``'IoU'``: intersection over union of the elements that are, and are predicted as, the
+            class. A background is not a class. The mean is over the classes that occur.
+    """
+    number = samples.logits.shape[2]
+    confusion = torch.zeros(number * number, dtype=torch.float64)
+    with torch.no_grad():
+        for features, logits, taps, label, weight in samples.chunks(chosen):
+            scores = calibrated_scores(calibration, features, logits, taps)
+            pairs = label * number + scores.argmax(dim=1)
+            confusion += torch.bincount(pairs, weight.double(), minlength=number * number)
+    confusion = confusion.reshape(number, number)
+    right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    whole = true if score == 'accuracy' else true + predicted - right
+    classes = true[: calibration.num_classes] > 0
+    shares = (right / whole)[: calibration.num_classes][classes]
+    return 100 * float(shares.mean())

@@ -1,0 +1,129 @@
+"""Pixels of a segmentor, drawn for fitting its calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor
+
+from ..calibration import ClassPrior
+from ..engine.collect import captured, checked_logits, in_half
+from ..engine.confidence import calibrations_of
+from ..engine.fit import Samples
+from ..engine.sample_cache import Layout, fair_capacities
+from ..losses import GRWCrossEntropyLoss
+from .segmentors import CalibratedEncoderDecoder
+
+MOST_OF_A_CLASS = 64  # pixels in an image: its neighbours tell little that is new
+
+
+class SampleCollector:
+    """Draws pixels of each class in an image, so that the rare ones are not lost.
+
+    Of the n pixels of a class in an image, m are drawn without replacement, and each stands for
+    n / m. A pixel's score is interpolated, as in training, between four positions of the head.
+
+    Args:
+        model: In the stage ``'calibration'``.
+
+    Raises:
+        ValueError: If the head draws pixels itself (OHEM), or its loss is not GRW cross-entropy.
+    """
+
+    def __init__(self, model: CalibratedEncoderDecoder) -> None:
+        self.model, self.head = model, model._calibrated_head
+        ((self.name, calibration),) = calibrations_of(model).items()
+        losses = self.head._losses()
+        if self.head.sampler is not None or not isinstance(losses[0], GRWCrossEntropyLoss):
+            raise ValueError(
+                'GRWCrossEntropyLoss without a pixel sampler can be fitted; the decode head has '
+                f'{type(losses[0]).__name__}{" and a sampler" * (self.head.sampler is not None)}'
+            )
+        self.layouts = {self.name: Layout(4, calibration.in_channels, calibration.num_classes)}
+        self.losses = {self.name: losses[0]}
+        self.most = MOST_OF_A_CLASS
+
+    @property
+    def how(self) -> str:
+        return f'at most {self.most} pixels of each class in an image'
+
+    def capacities(
+        self, prior: ClassPrior, num_images: int, passes: int, num_bytes: float
+    ) -> dict[str, np.ndarray]:
+        """Slots of each class; where they are few, fewer pixels are drawn in an image."""
+        slots = int(num_bytes // self.layouts[self.name].bytes)
+        images = np.full(len(prior), float(num_images))
+        if prior.images is not None:  # a crop shows no class that its image has not
+            images = np.minimum(images, prior.images)
+        expected = np.maximum(images * passes, 1)
+        self.most = int(np.clip(slots // expected.sum(), 1, MOST_OF_A_CLASS))
+        return {self.name: fair_capacities(expected * self.most, slots)}
+
+    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[tuple[str, Samples, float]]:
+        data = self.model.data_preprocessor(data, True)
+        with captured(self.head.calibration) as passes:
+            features = self.model.extract_feat(data['inputs'])
+            self.head.forward(*self.model._head_inputs(features))
+        ((logits, features), _) = passes[-1]
+        labels = BaseDecodeHead._stack_batch_gt(self.head, data['data_samples'])[:, 0]
+        for image, label in enumerate(labels):
+            pixels, weight = self._draw(label.flatten().cpu().numpy(), rng)
+            positions, taps = neighbours(
+                torch.from_numpy(pixels), label.shape, logits.shape[2:], self.head.align_corners
+            )
+            positions = positions.to(logits.device)
+            samples = Samples(
+                features=in_half(features[image].flatten(1)[:, positions].permute(1, 2, 0)),
+                logits=checked_logits(logits[image].flatten(1)[:, positions].permute(1, 2, 0)),
+                taps=taps.numpy(),
+                label=label.flatten()[torch.from_numpy(pixels).to(label.device)].cpu().numpy(),
+                weight=weight,
+                image=np.full(len(pixels), image, np.int32),
+            )
+            yield self.name, samples, float(label.numel())
+
+    def _draw(self, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the drawn pixels, and what each stands for, both (S,)."""
+        pixels, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
+        order = np.argsort(label, kind='stable')
+        classes, first, number = np.unique(label[order], return_index=True, return_counts=True)
+        for each, start, size in zip(classes, first, number):
+            if each == self.head.ignore_index:
+                continue
+            most = min(self.most, size)
+            pixels.append(order[start + rng.choice(size, most, replace=False, shuffle=False)])
+            weights.append(np.full(most, size / most))
+        return np.concatenate(pixels), np.concatenate(weights)
+
+
+def neighbours(
+    pixels: Tensor, size: tuple[int, int], coarse: tuple[int, int], align_corners: bool
+) -> tuple[Tensor, Tensor]:
+    """Between which positions of a coarse map bilinear interpolation takes the value of a pixel.
+
+    Args:
+        pixels: Flat indices of pixels, shape (S,).
+        size: Height and width of the image.
+        coarse: Height and width of the map.
+        align_corners: As of ``torch.nn.functional.interpolate``.
+
+    Returns:
+        Flat indices of four positions, shape (S, 4), and their weights, shape (S, 4), sum 1.
+    """
+    axes = []
+    for index, fine, rough in zip((pixels // size[1], pixels % size[1]), size, coarse):
+        if align_corners:
+            at = index * ((rough - 1) / max(fine - 1, 1))
+        else:
+            at = ((index + 0.5) * (rough / fine) - 0.5).clamp(min=0)
+        low = at.floor().long().clamp(max=rough - 1)
+        axes.append((low, (low + 1).clamp(max=rough - 1), at - low))
+    (top, bottom, down), (left, right, along) = axes
+    corners = [(top, left), (top, right), (bottom, left), (bottom, right)]
+    weights = [(1 - down) * (1 - along), (1 - down) * along, down * (1 - along), down * along]
+    positions = torch.stack([row * coarse[1] + column for row, column in corners], dim=1)
+    return positions, torch.stack(weights, dim=1).float()

@@ -1,0 +1,405 @@
+"""Samples of what a classifier saw, and the calibration that is fitted to them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdisalign.calibration import AdaptiveCalibration, generalized_reweight
+from mmdisalign.engine import sample_cache
+from mmdisalign.engine.collect import SeededDataset, checked_logits, collect, in_half
+from mmdisalign.engine.fit import (
+    Samples,
+    balanced_score,
+    calibrated_scores,
+    fit_calibration,
+    normalizer_of,
+    sampled_loss,
+)
+from mmdisalign.engine.sample_cache import Layout, Reservoir, SampleCache, fair_capacities
+from mmdisalign.losses import weighted_cross_entropy
+from mmdisalign.segmentation.collect import SampleCollector, neighbours
+
+C, CHANNELS = 4, 6
+WEIGHT = generalized_reweight([80, 15, 4, 1], 0.8)
+
+
+def learned_calibration(seed: int = 0) -> AdaptiveCalibration:
+    calibration = AdaptiveCalibration(C, CHANNELS)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in calibration.parameters():
+            parameter.normal_(generator=generator)
+    return calibration
+
+
+def long_tailed(number: int = 3000, seed: int = 0) -> Samples:
+    """Features with a little of the label in them, and scores that favour the first classes."""
+    rng = np.random.default_rng(seed)
+    label = rng.choice(C, number, p=[0.8, 0.15, 0.04, 0.01])
+    features = rng.normal(size=(number, 1, CHANNELS)).astype(np.float16)
+    logits = rng.normal(size=(number, 1, C)) + np.log([0.8, 0.15, 0.04, 0.01])
+    logits[np.arange(number), 0, label] += 1.5
+    return Samples(
+        features=features,
+        logits=logits.astype(np.float32),
+        taps=np.ones((number, 1), np.float32),
+        label=label.astype(np.int32),
+        weight=np.ones(number),
+        image=np.arange(number, dtype=np.int32),
+    )
+
+
+# Pixels between positions
+
+
+@pytest.mark.parametrize('align_corners', [False, True])
+@pytest.mark.parametrize(
+    ('size', 'coarse'), [((8, 12), (2, 3)), ((7, 9), (3, 4)), ((5, 5), (1, 5))]
+)
+def test_taps_give_what_interpolation_gives(align_corners, size, coarse) -> None:
+    scores = torch.randn(1, C, *coarse, dtype=torch.float64)
+    expected = F.interpolate(scores, size, mode='bilinear', align_corners=align_corners)
+    positions, taps = neighbours(torch.arange(size[0] * size[1]), size, coarse, align_corners)
+    found = (scores[0].flatten(1)[:, positions] * taps).sum(dim=2)
+    # 1e-6: taps are float32.
+    torch.testing.assert_close(found, expected[0].flatten(1), rtol=1e-6, atol=1e-6)
+
+
+class Head(nn.Module):
+    """What the collector needs of a decode head: two convolutions and a calibration."""
+
+    align_corners, ignore_index, sampler = False, 255, None
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.calibration = learned_calibration()
+        self.conv_seg = nn.Conv2d(CHANNELS, C, 1)
+        self.loss = loss
+
+    def _losses(self) -> list[nn.Module]:
+        return [self.loss]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.calibration(self.conv_seg(features), features)
+
+
+class Segmentor(nn.Module):
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.decode_head = Head(loss)
+        self._calibrated_head = self.decode_head
+
+    def data_preprocessor(self, data: dict, training: bool) -> dict:
+        return data
+
+    def extract_feat(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def _head_inputs(self, features: Tensor) -> tuple[Tensor]:
+        return (features,)
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch) -> tuple[SampleCollector, dict, Tensor]:
+    """A collector, two images of 24 x 32 pixels on maps of 6 x 8, and their labels."""
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    from mmdisalign.losses import GRWCrossEntropyLoss
+
+    torch.manual_seed(0)
+    collector = SampleCollector(Segmentor(GRWCrossEntropyLoss([80, 15, 4, 1], 0.8)))
+    label = torch.from_numpy(
+        np.random.default_rng(0).choice(C, (2, 24, 32), p=[0.8, 0.15, 0.04, 0.01])
+    )
+    label[:, :3] = 255
+    monkeypatch.setattr(BaseDecodeHead, '_stack_batch_gt', lambda self, samples: samples[:, None])
+    # In half precision already, so that the cache rounds nothing.
+    inputs = torch.randn(2, CHANNELS, 6, 8).half().float()
+    return collector, dict(inputs=inputs, data_samples=label), label
+
+
+def full_loss(collector: SampleCollector, data: dict, label: Tensor, normalizer: str) -> float:
+    scores = F.interpolate(
+        collector.head(data['inputs']), label.shape[1:], mode='bilinear', align_corners=False
+    )
+    loss = weighted_cross_entropy(scores, label, WEIGHT, ignore_index=255, normalizer=normalizer)
+    return loss.item()
+
+
+@torch.no_grad()
+def estimate(
+    collector: SampleCollector, data: dict, seed: int, normalizer: str, weighted: bool = True
+) -> float:
+    rng = np.random.default_rng(seed)
+    found = list(collector(data, rng))
+    parts = [samples for _, samples, _ in found]
+    whole = Samples(
+        **{n: np.concatenate([vars(p)[n] for p in parts]) for n in vars(parts[0]) if n != 'rows'}
+    )
+    whole.weight = whole.weight if weighted else np.ones(len(whole))
+    every = np.arange(len(whole))
+    per_valid = sum(elements for *_, elements in found) / whole.weight.sum()
+    total = normalizer_of(normalizer, whole, every, WEIGHT, per_valid)
+    return sampled_loss(collector.head.calibration, whole.chunks(every), WEIGHT, total)
+
+
+@pytest.mark.parametrize('normalizer', ['elements', 'valid', 'class_weight'])
+def test_with_all_pixels_the_sampled_loss_is_the_full_loss(images, normalizer: str) -> None:
+    collector, data, label = images
+    collector.most = label.numel()
+    expected = full_loss(collector, data, label, normalizer)
+    # 1e-5: float32 sums in another order.
+    assert estimate(collector, data, 0, normalizer) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_sampled_loss_is_an_unbiased_estimate_of_the_full_loss(images) -> None:
+    collector, data, label = images
+    collector.most = 2  # of up to 560 pixels of a class in an image
+    expected = full_loss(collector, data, label, 'elements')
+    found, unweighted = (
+        np.array([estimate(collector, data, seed, 'elements', weighted) for seed in range(400)])
+        for weighted in (True, False)
+    )
+    error = found.std(ddof=1) / np.sqrt(len(found))
+    # An unbiased estimate is off by 4 standard errors once in 16,000 times; the seeds are fixed.
+    assert abs(found.mean() - expected) < 4 * error
+    # A single one is off by more, and without the weights, all are: the rare are drawn more often.
+    assert found.std() > 0.05 * expected
+    assert abs(unweighted.mean() - expected) > 20 * error
+
+
+# The cache
+
+
+def test_slots_are_shared_fairly() -> None:
+    assert fair_capacities([5, 5, 0], 100).tolist() == [5, 5, 0]
+    # By the root of what is expected: 10 to 30.
+    assert fair_capacities([100, 900], 40).tolist() == [10, 30]
+    # The first has all, and the others share what is left, 30 to 60.
+    assert fair_capacities([1, 900, 3600], 181).tolist() == [1, 60, 120]
+    assert fair_capacities([1000, 1000, 1000], 10).tolist() == [3, 3, 3]
+
+
+def offered(reservoir: Reservoir, seed: int, numbers: dict[int, int]) -> Samples:
+    """Offer so many samples of each class, in batches, numbered in ``image``."""
+    rng = np.random.default_rng(seed)
+    for label, number in numbers.items():
+        for batch in np.array_split(np.arange(number), 3):
+            shape = (len(batch), 1)
+            reservoir.offer(
+                Samples(
+                    features=np.repeat(batch[:, None, None], CHANNELS, 2).astype(np.float16),
+                    logits=np.zeros((*shape, C), np.float32),
+                    taps=np.ones(shape, np.float32),
+                    label=np.full(len(batch), label, np.int32),
+                    weight=np.full(len(batch), 2.0),
+                    image=batch.astype(np.int32),
+                ),
+                rng,
+            )
+    return reservoir.samples()
+
+
+def test_a_full_class_keeps_each_sample_with_the_same_probability(tmp_path: Path) -> None:
+    counts, runs = np.zeros(12), 600
+    for seed in range(runs):
+        reservoir = Reservoir(tmp_path, Layout(1, CHANNELS, C), np.array([4, 2, 0, 3]))
+        samples = offered(reservoir, seed, {0: 12, 3: 2})
+        of_first = samples.label == 0
+        kept = samples.image[of_first]
+        assert len(set(kept)) == len(kept) == 4
+        counts[kept] += 1
+        # 12 came of weight 2, and 4 stand for them; of class 3, all that came are there.
+        assert samples.weight[of_first].tolist() == [6.0] * 4
+        assert samples.weight[~of_first].tolist() == [2.0] * 2
+        assert (samples.features[samples.rows, 0, 0] == samples.image).all()
+    # Each is kept in 1 of 3 runs; 5 standard deviations of the binomial.
+    assert np.abs(counts - runs / 3).max() < 5 * np.sqrt(runs * (1 / 3) * (2 / 3))
+
+
+class Collector:
+    """Samples of data that are numbers: four of each."""
+
+    layouts = {'a': Layout(1, CHANNELS, C)}
+
+    def __call__(self, data: list, rng: np.random.Generator):
+        number = 4 * len(data)
+        samples = long_tailed(number, seed=int(data[0]))
+        samples.image = np.repeat(np.arange(len(data), dtype=np.int32), 4)
+        samples.features += rng.normal(size=samples.features.shape).astype(np.float16)
+        yield 'a', samples, number
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Number and what a random augmentation makes of it; it may fail at one."""
+
+    def __init__(self, fail_at: int = -1) -> None:
+        self.fail_at = fail_at
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> float:
+        if index == self.fail_at:
+            raise KeyboardInterrupt
+        return np.random.randint(10_000)
+
+
+def cache_of(folder: Path, **identity: object) -> SampleCache:
+    capacities = {'a': np.array([30, 10, 5, 5])}
+    return SampleCache(folder, dict(seed=1, **identity), Collector.layouts, capacities)
+
+
+def fill(cache: SampleCache, fail_at: int = -1) -> Samples:
+    dataset = SeededDataset(Numbers(fail_at), seed=1, passes=2)
+    collect(Collector(), cache, dataset, seed=1, batch_size=3, num_workers=0)
+    return cache.reservoirs['a'].samples()
+
+
+def test_interrupted_collecting_ends_with_the_samples_of_an_unbroken_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fill(cache_of(tmp_path / 'whole'))
+    save, saved = SampleCache.save, []
+
+    def save_once(cache: SampleCache) -> None:  # as a kill, it loses what came after
+        if not saved:
+            saved.append(cache.done)
+            save(cache)
+
+    monkeypatch.setattr('mmdisalign.engine.collect.SECONDS_BETWEEN_SAVES', 0.0)
+    monkeypatch.setattr(SampleCache, 'save', save_once)
+    with pytest.raises(KeyboardInterrupt):
+        fill(cache_of(tmp_path / 'broken'), fail_at=25)
+    monkeypatch.undo()
+    cache = cache_of(tmp_path / 'broken')
+    assert cache.resumed and cache.done == saved[0] < 8
+    resumed = fill(cache)
+    assert cache.elements == {'a': 2 * 40 * 4}
+    # An image has one number in both passes.
+    assert set(whole.image) <= set(range(40))
+    for name, array in vars(whole).items():
+        np.testing.assert_array_equal(vars(resumed)[name], array)
+
+
+def test_samples_of_something_else_are_neither_taken_nor_touched(tmp_path: Path) -> None:
+    (tmp_path / 'cache').mkdir()
+    (tmp_path / 'cache/precious.txt').touch()
+    fill(cache_of(tmp_path / 'cache'))
+    other = cache_of(tmp_path / 'cache', checkpoint='another')
+    assert not other.resumed and other.done == 0
+    other.remove()
+    assert cache_of(tmp_path / 'cache').resumed
+    assert (tmp_path / 'cache/precious.txt').exists()
+
+
+def test_a_cache_that_lacks_a_file_is_made_anew(tmp_path: Path) -> None:
+    cache = cache_of(tmp_path / 'cache')
+    fill(cache)
+    (cache.folder / '0/label.bin').unlink()
+    assert not cache_of(tmp_path / 'cache').resumed
+
+
+def test_a_full_disk_is_said_before_anything_runs(tmp_path: Path, monkeypatch) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sample_cache.os, 'posix_fallocate', no_room)
+    with pytest.raises(OSError, match=r'need 0\.0 GB in .*No space left.*smaller --cache-size'):
+        cache_of(tmp_path / 'cache')
+    assert not (tmp_path / 'cache').exists()
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_what_is_not_finite_is_named(bad: float) -> None:
+    values = torch.tensor([[1.0, bad]])
+    with pytest.raises(FloatingPointError, match=f'scores of {bad} .1 of 2.'):
+        checked_logits(values)
+    with pytest.raises(FloatingPointError, match='features of inf'):
+        in_half(torch.tensor([[1e6]]))  # beyond half precision
+
+
+# The fit
+
+
+def test_the_fit_ends_where_the_gradient_does() -> None:
+    samples, calibration = long_tailed(), learned_calibration()
+    every = np.arange(len(samples))
+    fit = fit_calibration(calibration, samples, every, WEIGHT, 3000.0, weight_decay=0.01)
+    assert fit.converged
+    # The objective as a reader would write it, in float64.
+    calibration.double()
+    chunk = [
+        torch.from_numpy(np.asarray(a, np.float64)) for a in (samples.features, samples.logits)
+    ]
+    scores = calibrated_scores(calibration, *chunk, torch.ones(len(samples), 1).double())
+    label = torch.from_numpy(samples.label).long()
+    loss = F.cross_entropy(scores, label, WEIGHT.double(), reduction='sum') / 3000
+    penalty = 0.005 * sum((p * p).sum() for p in calibration.parameters())
+    (loss + penalty).backward()
+    assert fit.after == pytest.approx((loss + penalty).item(), rel=1e-5)
+    # A step of 1 along a gradient of 1e-3 changes the loss by 1e-6, the tolerance.
+    assert max(p.grad.abs().max() for p in calibration.parameters()) < 1e-3
+
+
+def test_the_fit_finds_what_adam_finds() -> None:
+    samples, found = long_tailed(), learned_calibration()
+    every = np.arange(len(samples))
+    options = (samples, every, WEIGHT, 3000.0)
+    fit = fit_calibration(found, *options, weight_decay=0.01)
+    slow = learned_calibration()
+    optimizer = torch.optim.Adam(slow.parameters(), lr=0.02)
+    chunks = samples.chunks(every)
+    for _ in range(800):
+        optimizer.zero_grad()
+        loss = sampled_loss(slow, chunks, WEIGHT, 3000.0, backward=True)
+        penalty = 0.005 * sum((p * p).sum() for p in slow.parameters())
+        penalty.backward()
+        optimizer.step()
+    # Both are near the minimum, the fit at least as near.
+    assert fit.after <= loss + penalty.item() + 1e-5
+    assert fit.after == pytest.approx(loss + penalty.item(), rel=1e-3)
+
+
+def test_the_fit_is_deterministic_and_chunks_do_not_matter(monkeypatch) -> None:
+    samples, states = long_tailed(), []
+    for chunk in (1 << 24, 1 << 24, 500):
+        monkeypatch.setattr('mmdisalign.engine.fit.CHUNK', chunk)
+        calibration = learned_calibration()
+        fit_calibration(calibration, samples, np.arange(3000), WEIGHT, 3000.0, weight_decay=0.01)
+        states.append(calibration.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    # Near the minimum, float32 sums in another order decide where the tolerance is reached.
+    for key in states[0]:
+        torch.testing.assert_close(states[0][key], states[2][key], rtol=0.05, atol=0.02)
+
+
+def test_the_background_passes_and_is_no_class() -> None:
+    calibration = learned_calibration()
+    features, logits = torch.randn(5, 1, CHANNELS), torch.randn(5, 1, C + 1)
+    scores = calibrated_scores(calibration, features, logits, torch.ones(5, 1))
+    assert torch.equal(scores[:, C], logits[:, 0, C])
+    torch.testing.assert_close(scores[:, :C], calibration(logits[:, 0, :C], features[:, 0]))
+
+
+def test_balanced_score_by_hand() -> None:
+    label, predicted = np.array([0, 0, 0, 1, 1, 4]), [0, 0, 1, 1, 0, 1]
+    samples = long_tailed(6)
+    samples.label, samples.weight = label.astype(np.int32), np.array([1.0, 1, 2, 3, 1, 4])
+    samples.logits = np.eye(C + 1, dtype=np.float32)[predicted][:, None]
+    untouched = AdaptiveCalibration(C, CHANNELS)
+    every = np.arange(6)
+    # Class 0: 2 of 4 right; class 1: 3 of 4. Class 4 is the background, 2 and 3 do not occur.
+    accuracy = balanced_score(untouched, samples, every, 'accuracy')
+    assert accuracy == pytest.approx(100 * (2 / 4 + 3 / 4) / 2)
+    # Unions: 4 + 3 - 2 (another 1 is predicted as class 0), and 4 + 9 - 3.
+    iou = balanced_score(untouched, samples, every, 'IoU')
+    assert iou == pytest.approx(100 * (2 / 5 + 3 / 10) / 2)
