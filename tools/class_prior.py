@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import import_module
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -13,15 +12,8 @@ from mmengine.registry import init_default_scope
 from mmdisalign.analysis.imbalance import describe
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine import check_data
-from mmdisalign.engine.counting import CountError
+from mmdisalign.engine.counting import CountError, counter_of
 from mmdisalign.engine.launch import plugin_of
-
-# What counts, by the plug-in for the config's library.
-COUNTERS = {
-    'segmentation': 'count_pixels',
-    'detection': 'count_instances',
-    'classification': 'count_images',
-}
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,9 +67,10 @@ def count(args: argparse.Namespace) -> ClassPrior:
         raise ValueError(f'{args.config} has no {args.split}_dataloader')
     check_data(cfg, args.split)
     init_default_scope(cfg.default_scope)
-    counter = getattr(import_module(f'mmdisalign.{plugin}.count'), COUNTERS[plugin])
     try:
-        return counter(cfg[f'{args.split}_dataloader'].dataset, skip_errors=args.skip_errors)
+        return counter_of(plugin)(
+            cfg[f'{args.split}_dataloader'].dataset, skip_errors=args.skip_errors
+        )
     except CountError as error:
         sys.exit(f'{args.config}, {args.split} split: {error}')
 

@@ -123,7 +123,7 @@ def set_class_means(args: argparse.Namespace, cfg: Config) -> None:
     runner = launch.build_runner(cfg)
     ncm.load_features(runner.model, args.checkpoint)
     ncm.set_class_means(runner)
-    posthoc.save_model(runner, args.out, posthoc={'method': 'ncm'})
+    posthoc.save_model(runner.model, args.out, posthoc={'method': 'ncm'})
     print(f'ncm: {args.out}')
 
 
@@ -145,7 +145,7 @@ def change_classifier(args: argparse.Namespace, cfg: Config) -> None:
         rows = [[f'{value:g}', f'{score:.4f}'] for value, score in scores.items()]
         print(markdown_table(['value', metric], rows))
     chosen = {'method': args.method, 'value': best, 'metric': metric}
-    posthoc.save_model(runner, args.out, posthoc=chosen)
+    posthoc.save_model(runner.model, args.out, posthoc=chosen)
     print(f'{args.method} with {best:g}: {args.out}')
 
 

@@ -8,7 +8,7 @@ from mmpretrain.registry import MODELS
 
 from ..losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .backbones import CIFARResNet
-from .classifiers import CalibratedImageClassifier
+from .classifiers import CalibratedImageClassifier, calibrated_model
 from .datasets import CIFAR10LT, CIFAR100LT
 from .heads import (
     CalibratedClsHeadMixin,
@@ -47,4 +47,5 @@ __all__ = [
     'MetaSamplerHook',
     'ResetClassifierHook',
     'calibrated',
+    'calibrated_model',
 ]

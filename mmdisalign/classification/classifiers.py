@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 import torch
@@ -14,7 +14,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..calibration import PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin, registered_class
+from ..engine import CalibrationStageMixin, check_adds_nothing, registered_class
 from .heads import LWSLinearClsHead, calibrated, classifier_name, classifier_of
 
 SOFTMAX_LOSSES = (CrossEntropyLoss, LabelSmoothLoss)
@@ -103,6 +103,19 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
         if self.stage == 'classifier':
             _drop_other_kind(state_dict, f'{prefix}head.', self.head)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def calibrated_model(model: Mapping[str, Any]) -> str:
+    """The ``type`` of stage 2 for the config of a classifier.
+
+    Raises:
+        TypeError: If it is not an ``ImageClassifier``.
+    """
+    kind = registered_class(model.get('type'), MODELS)
+    if not issubclass(kind, ImageClassifier):
+        raise TypeError(f'{kind.__name__} cannot be calibrated: it is not an ImageClassifier')
+    check_adds_nothing(kind, ImageClassifier)
+    return f'mmdisalign.classification.{CalibratedImageClassifier.__name__}'
 
 
 def _without_batch_augments(options: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ require('det')
 from ..calibration import CosineLinear
 from .bbox_heads import CalibratedBBoxHeadMixin, calibrated
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
-from .detectors import CalibratedTwoStageDetector
+from .detectors import CalibratedTwoStageDetector, calibrated_model
 from .losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .metrics import LongTailLVISMetric
 
@@ -22,4 +22,5 @@ __all__ = [
     'LongTailLVISMetric',
     'calibrated',
     'calibrated_classifier',
+    'calibrated_model',
 ]

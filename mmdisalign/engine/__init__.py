@@ -3,7 +3,7 @@
 from .amp import CPUAmpOptimWrapper
 from .checkpoint import allow_mmengine_checkpoints, read_state
 from .data_check import check_checkpoint, check_data, iter_datasets, only_dataset
-from .derive import check_prior, derive, registered_class
+from .derive import check_adds_nothing, check_prior, derive, registered_class
 from .hooks import CalibrationHook
 from .predictions import most_changed, read_predictions
 from .stage import CalibrationStageMixin, check_calibration
@@ -15,6 +15,7 @@ __all__ = [
     'CalibrationHook',
     'CalibrationStageMixin',
     'allow_mmengine_checkpoints',
+    'check_adds_nothing',
     'check_calibration',
     'check_checkpoint',
     'check_data',

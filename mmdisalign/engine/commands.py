@@ -12,6 +12,12 @@ from mmdisalign import shipped
 
 
 def run_tool(name: str, *arguments: object, log: Path) -> float:
+    """Run a script of ``tools/``; returns the minutes that it took, see :func:`measure_tool`."""
+    minutes, _ = measure_tool(name, *arguments, log=log)
+    return minutes
+
+
+def measure_tool(name: str, *arguments: object, log: Path) -> tuple[float, float]:
     """Run a script of ``tools/``, with its output in a log file.
 
     Args:
@@ -20,7 +26,7 @@ def run_tool(name: str, *arguments: object, log: Path) -> float:
         log: File that gets its output.
 
     Returns:
-        Minutes that it took.
+        Minutes that it took, and the most memory that a process of it held, in GB.
 
     Raises:
         RuntimeError: If it fails; the message has the end of the log.
@@ -32,14 +38,16 @@ def run_tool(name: str, *arguments: object, log: Path) -> float:
     path = os.pathsep.join(filter(None, [str(package), os.environ.get('PYTHONPATH')]))
     start = time.monotonic()
     with log.open('w', encoding='utf-8') as output:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, 'PYTHONPATH': path},
         )
-    if done.returncode:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         tail = '\n'.join(log.read_text(encoding='utf-8').splitlines()[-25:])
         raise RuntimeError(f'tools/{name}.py failed; all of its output is in {log}\n{tail}')
-    return (time.monotonic() - start) / 60
+    return (time.monotonic() - start) / 60, usage.ru_maxrss / 1e6

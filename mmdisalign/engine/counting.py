@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Optional
 
 import numpy as np
@@ -15,6 +16,17 @@ from ..calibration import ClassPrior
 from .data_check import iter_datasets
 
 NUM_SHOWN = 20
+# What counts, by plug-in.
+COUNTERS = {
+    'segmentation': 'count_pixels',
+    'detection': 'count_instances',
+    'classification': 'count_images',
+}
+
+
+def counter_of(plugin: str) -> Callable[..., ClassPrior]:
+    """The function of a plug-in that counts the classes of a data set's config."""
+    return getattr(import_module(f'mmdisalign.{plugin}.count'), COUNTERS[plugin])
 
 
 class CountError(ValueError):

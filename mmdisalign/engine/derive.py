@@ -41,6 +41,24 @@ def registered_class(kind: Any, registry: Registry) -> type:
     return cls
 
 
+def check_adds_nothing(kind: type, base: type) -> None:
+    """Raise TypeError if a class changes what its base does: another in its place would undo that.
+
+    Args:
+        kind: A subclass of ``base``.
+        base: What it may only construct otherwise, and add properties to.
+    """
+    for cls in kind.__mro__[: kind.__mro__.index(base)]:
+        changed = [
+            name for name, value in vars(cls).items() if callable(value) and name != '__init__'
+        ]
+        if changed:
+            raise TypeError(
+                f'{kind.__name__} has its own {", ".join(changed)}, which the calibrated '
+                f'{base.__name__} would not have: write the stage-2 config yourself'
+            )
+
+
 def check_prior(loss: nn.Module, num_classes: int, head: str) -> None:
     """Raise ValueError if a loss was built from the prior of another number of classes.
 

@@ -114,9 +114,9 @@ def choose(
     return best, scores, key
 
 
-def save_model(runner: Runner, path: Union[str, Path], **meta: Any) -> None:
-    """Write the weights of a runner's model as a checkpoint, whole or not at all."""
-    state = {key: value.cpu() for key, value in runner.model.state_dict().items()}
+def save_model(model: nn.Module, path: Union[str, Path], **meta: Any) -> None:
+    """Write the weights of a model as a checkpoint, whole or not at all."""
+    state = {key: value.cpu() for key, value in model.state_dict().items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.part')

@@ -9,7 +9,11 @@ from mmseg.registry import MODELS
 from ..losses import BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .decode_heads import CalibratedHeadMixin, calibrated
 from .metrics import LongTailIoUMetric
-from .segmentors import CalibratedCascadeEncoderDecoder, CalibratedEncoderDecoder
+from .segmentors import (
+    CalibratedCascadeEncoderDecoder,
+    CalibratedEncoderDecoder,
+    calibrated_model,
+)
 
 for _loss in (BalancedSoftmaxLoss, GRWCrossEntropyLoss):
     MODELS.register_module(module=_loss)
@@ -22,4 +26,5 @@ __all__ = [
     'GRWCrossEntropyLoss',
     'LongTailIoUMetric',
     'calibrated',
+    'calibrated_model',
 ]

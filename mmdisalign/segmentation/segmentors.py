@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import torch
@@ -12,7 +13,7 @@ from mmseg.utils import SampleList, add_prefix
 from torch import Tensor
 
 from ..calibration import PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin, registered_class
+from ..engine import CalibrationStageMixin, check_adds_nothing, registered_class
 from .decode_heads import calibrated
 
 
@@ -145,6 +146,23 @@ class CalibratedCascadeEncoderDecoder(CalibratedEncoderDecoder, CascadeEncoderDe
 
     def _with_last_head(self, decode_head: Any, head: dict) -> Any:
         return [*decode_head[:-1], head]
+
+
+def calibrated_model(model: Mapping[str, Any]) -> str:
+    """The ``type`` of stage 2 for the config of a segmentor.
+
+    Raises:
+        TypeError: If it is neither an ``EncoderDecoder`` nor a ``CascadeEncoderDecoder``.
+    """
+    kind = registered_class(model.get('type'), MODELS)
+    for base, ours in (
+        (CascadeEncoderDecoder, CalibratedCascadeEncoderDecoder),
+        (EncoderDecoder, CalibratedEncoderDecoder),
+    ):
+        if issubclass(kind, base):
+            check_adds_nothing(kind, base)
+            return f'mmdisalign.segmentation.{ours.__name__}'
+    raise TypeError(f'{kind.__name__} cannot be calibrated: it is not an EncoderDecoder')
 
 
 def _grw_losses(head: dict, options: dict, stage: str) -> Any:

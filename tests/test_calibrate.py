@@ -1,0 +1,159 @@
+"""tools/calibrate.py: a stock checkpoint in, a calibrated one and its config out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from project import environment, run
+
+from mmdisalign.data.scenes import SceneSpec, write_ade20k
+
+PASSES = 8
+CONFIG = """
+_base_ = __import__('mmdisalign').config_path('demo/fcn_r18_scenes-96x96.py')
+train_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(data_root='scenes'))
+val_dataloader = test_dataloader = dict(dataset=dict(data_root='scenes'))
+val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+"""
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a config that knows nothing of calibration, and a checkpoint."""
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    root = tmp_path_factory.mktemp('project')
+    write_ade20k(SceneSpec(), root / 'scenes', num_train=132, num_val=11)
+    (root / 'stage1.py').write_text(CONFIG)
+    cfg = Config.fromfile(root / 'stage1.py')
+    init_default_scope('mmseg')
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), root / 'stage1.pth')
+    return root
+
+
+def command(repo: Path, out: str, *options: object) -> list[object]:
+    tool = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth', '--out', out]
+    # Enough passes to be killed in the middle of.
+    return [*tool, '--exp-scale', 0.5, '--passes', PASSES, *options]
+
+
+@pytest.fixture(scope='module')
+def calibrated(repo: Path, project: Path) -> str:
+    """What the tool printed in an unbroken run, whose samples are kept."""
+    return run(repo, project, *command(repo, 'whole.pth', '--cache-dir', 'kept'))
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, map_location='cpu', weights_only=False)['state_dict']
+
+
+def test_only_the_calibration_changed(project: Path, calibrated: str) -> None:
+    before, after = state(project / 'stage1.pth'), state(project / 'whole.pth')
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    learned = {key for key in after if '.calibration.' in key}
+    assert set(after) - set(before) == learned and len(learned) == 4
+    assert all(after[key].any() for key in learned)
+
+
+def test_it_says_what_it_does(project: Path, calibrated: str) -> None:
+    assert '132 images, 8 times: at most 64 pixels of each class in an image.' in calibrated
+    assert 'MB in kept' in calibrated
+    assert json.loads((project / 'whole_prior.json').read_text())['classes'][0]
+
+
+def test_mmsegs_own_test_takes_the_pair(repo: Path, project: Path, calibrated: str) -> None:
+    import mmseg
+
+    tool = Path(mmseg.__file__).parent / '.mim/tools/test.py'
+    output = run(repo, project, sys.executable, tool, 'whole.py', 'whole.pth')
+    assert 'mIoU' in output
+    assert 'starts anew' not in output  # the calibration was loaded
+
+
+def kill_when(pattern: str, repo: Path, project: Path, *arguments: object) -> None:
+    """Start a run, and kill -9 it as soon as there is a file."""
+    process = subprocess.Popen(
+        [str(part) for part in arguments],
+        cwd=project,
+        env=environment(repo),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.time() + 120
+    while not list(project.glob(pattern)) and time.time() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_while_collecting_it_ends_with_the_same_checkpoint(
+    repo: Path, project: Path, calibrated: str
+) -> None:
+    # The first save comes after some seconds.
+    start = command(repo, 'killed.pth')
+    kill_when('killed.samples/*/state.json', repo, project, *start)
+    (saved,) = project.glob('killed.samples/*/state.json')
+    done = json.loads(saved.read_text())['done']
+    assert 0 < done < PASSES * 132 / 4
+    assert not (project / 'killed.pth').exists() and not (project / 'killed.py').exists()
+    assert f'Going on after {4 * done:,} images' in run(repo, project, *start)
+    assert_same(project, 'killed.pth')
+    assert not (project / 'killed.samples').exists()
+
+
+def test_samples_that_are_complete_are_fitted_to_the_same_checkpoint(
+    repo: Path, project: Path, calibrated: str
+) -> None:
+    # They are what a kill in the fit leaves behind.
+    output = run(repo, project, *command(repo, 'fitted.pth', '--cache-dir', 'kept'))
+    assert f'Going on after {PASSES * 132:,} images' in output
+    assert_same(project, 'fitted.pth')
+
+
+def test_exp_scale_is_chosen_by_a_curve_that_is_printed(
+    repo: Path, project: Path, calibrated: str
+) -> None:
+    options = ['--cache-dir', 'kept', '--exp-scale', 'auto']
+    output = run(repo, project, *command(repo, 'auto.pth', *options))
+    curve = dict(re.findall(r'\| ([\d.]+) +\| +([\d.]+) \|', output))
+    assert len(curve) == 9
+    best = max(curve, key=lambda exp_scale: float(curve[exp_scale]))
+    assert f'ρ = {best}. Written to auto.pth' in output
+    assert f'exp_scale={float(best)}' in (project / 'auto.py').read_text()
+
+
+def assert_same(project: Path, name: str) -> None:
+    expected, found = state(project / 'whole.pth'), state(project / name)
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--cache-size', '7'], 'a size is like 500MB or 2GB, got 7'),
+        (['--out', 'stage1.pth'], '--out stage1.pth would overwrite stage1.'),
+        (['--exp-scale', '-1'], 'ρ is at least 0, got -1'),
+        (['--prior', 'counts.json'], 'has 2 classes, but the'),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_it_starts(
+    repo: Path, project: Path, options: list, message: str
+) -> None:
+    (project / 'counts.json').write_text('{"a": 1, "b": 2}')
+    output = run(repo, project, *command(repo, 'none.pth', *options), ok=False)
+    assert message.replace('\\', '') in output
+    assert not (project / 'none.pth').exists()

@@ -1,0 +1,107 @@
+"""tools/calibrate.py on a detector and on a classifier."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from PIL import Image
+from project import run
+
+from mmdisalign.data.scenes import SceneSpec, write_lvis
+
+CLASSIFIER = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=3, in_channels=64))
+# Beside the model, as mmpretrain has it.
+data_preprocessor = dict(mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True)
+flip = dict(type='RandomFlip', prob=0.5)
+pipeline = [dict(type='LoadImageFromFile'), flip, dict(type='PackInputs')]
+train_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(
+    type='CustomDataset', data_prefix='images', pipeline=pipeline))
+test_dataloader = dict(train_dataloader, sampler=dict(type='DefaultSampler', shuffle=False))
+test_evaluator = dict(type='Accuracy', topk=1)
+test_cfg = dict()
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+"""
+
+
+def save_untrained(path: Path, config: Path, scope: str) -> None:
+    cfg = Config.fromfile(config)
+    init_default_scope(scope)
+    if scope == 'mmdet':
+        from mmdet.registry import MODELS
+    else:
+        from mmpretrain.registry import MODELS
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), path)
+
+
+def calibrate(repo: Path, project: Path, *options: object) -> str:
+    tool = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth']
+    return run(repo, project, *tool, '--out', 'calibrated.pth', *options)
+
+
+def learned(project: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(project / 'calibrated.pth', map_location='cpu', weights_only=False)
+    assert content['meta']['dataset_meta']['classes']
+    return {key: v for key, v in content['state_dict'].items() if '.calibration.' in key}
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """40 images of a class, 12 of the next and 4 of the last, each class of its own colour."""
+    rng = np.random.default_rng(0)
+    for label, number in enumerate((40, 12, 4)):
+        folder = tmp_path / f'images/class_{label}'
+        folder.mkdir(parents=True)
+        for index in range(number):
+            image = rng.integers(60 * label, 60 * label + 120, (32, 32, 3)).astype(np.uint8)
+            Image.fromarray(image).save(folder / f'{index}.png')
+    (tmp_path / 'stage1.py').write_text(CLASSIFIER)
+    save_untrained(tmp_path / 'stage1.pth', tmp_path / 'stage1.py', 'mmpretrain')
+    return tmp_path
+
+
+def test_a_classifier_is_fitted_to_all_of_its_images(repo: Path, classifier: Path) -> None:
+    output = calibrate(repo, classifier, '--exp-scale', 'auto', '--passes', 2)
+    assert '56 images, 2 times: every image. Up to 112 samples' in output
+    assert 'on 112 samples' in output
+    assert 'mean accuracy of the classes' in output
+    assert len(learned(classifier)) == 4
+    before, after = re.search(r'loss ([\d.]+) to ([\d.]+) in', output).groups()
+    assert float(after) < 0.8 * float(before)
+
+
+def test_every_stage_of_a_cascade_is_fitted(repo: Path, tmp_path: Path) -> None:
+    write_lvis(SceneSpec(), tmp_path / 'scenes', num_train=88, num_val=1)
+    (tmp_path / 'stage1.py').write_text(
+        "_base_ = __import__('mmdisalign').config_path('demo/mask-rcnn_r18_fpn_scenes-96x96.py')\n"
+        'head = _base_.model.roi_head.bbox_head\n'
+        "model = dict(type='CascadeRCNN', roi_head=dict(\n"
+        "    type='CascadeRoIHead', num_stages=2, stage_loss_weights=[1, 0.5],\n"
+        '    bbox_head=[head, head]),\n'
+        '    train_cfg=dict(rcnn=dict(_delete_=True)))\n'
+        'stages = [_base_.model.train_cfg.rcnn] * 2\n'
+        "model['train_cfg']['rcnn'] = stages\n"
+        "dataset = dict(_base_.train_dataloader.dataset, data_root='scenes/')\n"
+        'train_dataloader = dict(batch_size=5, num_workers=0, dataset=dataset)\n'
+    )
+    save_untrained(tmp_path / 'stage1.pth', tmp_path / 'stage1.py', 'mmdet')
+    options = ['--exp-scale', 0.5, '--zero-count', 'min', '--cache-size', '20MB']
+    output = calibrate(repo, tmp_path, *options)
+    assert 'proposals of an image that training samples' in output
+    for stage in (0, 1):
+        assert f'roi_head.bbox_head.{stage}.fc_cls.calibration: loss' in output
+    assert len(learned(tmp_path)) == 8

@@ -1,0 +1,283 @@
+"""Calibrate a checkpoint in one pass: ``calibrate.py CONFIG CHECKPOINT --out calibrated.pth``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmdisalign import config_path
+from mmdisalign.analysis import markdown_table
+from mmdisalign.calibration import ClassPrior
+from mmdisalign.engine import check_checkpoint, check_data, iter_datasets
+from mmdisalign.engine.collect import SeededDataset, collect
+from mmdisalign.engine.confidence import calibrations_of, model_config
+from mmdisalign.engine.counting import counter_of
+from mmdisalign.engine.launch import plugin_of
+from mmdisalign.engine.one_pass import (
+    SCORES,
+    OnePass,
+    build_stage2,
+    is_calibrated,
+    stage2_model,
+    weight_decay_of,
+)
+from mmdisalign.engine.posthoc import save_model
+from mmdisalign.engine.sample_cache import SampleCache
+
+FRAGMENTS = {'segmentation': 'seg', 'detection': 'det', 'classification': 'cls'}
+UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Calibrate a trained model in one pass over its training data'
+    )
+    parser.add_argument('config', type=Path, help='config of stage 1, or of ours of stage 2')
+    parser.add_argument('checkpoint', help='its checkpoint')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        required=True,
+        help='checkpoint to write; its config is written beside it, with .py in the place of .pth',
+    )
+    parser.add_argument(
+        '--prior', help='class frequencies; default: counted from the training data'
+    )
+    parser.add_argument(
+        '--exp-scale',
+        type=_exp_scale,
+        help="ρ, or 'auto': that with the best balanced score on training images that are held "
+        "out of the samples; default: that of a config of stage 2, else 'auto'",
+    )
+    parser.add_argument('--zero-count', help="weight of unseen classes: 'min', 'ignore', a count")
+    parser.add_argument('--passes', type=int, default=1, help='passes over the data; default: 1')
+    parser.add_argument(
+        '--cache-size', type=_num_bytes, default='1GB', help='bound of the samples; default: 1GB'
+    )
+    parser.add_argument(
+        '--cache-dir', type=Path, help='where samples go, and stay; default: beside --out, removed'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='of augmentation and sampling')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='settings that override the config'
+    )
+    args = parser.parse_args()
+    if args.out.suffix != '.pth':
+        parser.error(f'--out is a checkpoint, *.pth, got {args.out}')
+    if args.passes < 1:
+        parser.error(f'--passes is at least 1, got {args.passes}')
+    written = {args.out, args.out.with_suffix('.py'), _prior_of(args.out)}
+    given = {Path(path) for path in (args.config, args.checkpoint, args.prior) if path}
+    for path in given:
+        if path.resolve() in {own.resolve() for own in written}:
+            parser.error(f'--out {args.out} would overwrite {path}: name another')
+    return args
+
+
+def _prior_of(out: Path) -> Path:
+    return out.with_name(f'{out.stem}_prior.json')
+
+
+def _exp_scale(text: str) -> Union[str, float]:
+    if text != 'auto' and not 0 <= float(text) < float('inf'):
+        raise argparse.ArgumentTypeError(f'ρ is at least 0, got {text}')
+    return text if text == 'auto' else float(text)
+
+
+def _num_bytes(text: str) -> float:
+    number, unit = text[:-2], text[-2:].upper()
+    if unit not in UNITS or not number.replace('.', '', 1).isdigit():
+        raise argparse.ArgumentTypeError(f'a size is like 500MB or 2GB, got {text}')
+    return float(number) * UNITS[unit]
+
+
+class Calibration:
+    """The calibration of one checkpoint, from the command line to the files."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.cfg = Config.fromfile(args.config)
+        if args.cfg_options is not None:
+            self.cfg.merge_from_dict(args.cfg_options)
+        self.plugin = plugin_of(self.cfg)
+        check_data(self.cfg, 'train')
+        check_checkpoint(args.checkpoint)
+        init_default_scope(self.cfg.default_scope)
+        import_module(f'mmdisalign.{self.plugin}')
+        self.zero_count = self._zero_count()
+        self.prior = self._prior()
+        self.cache_dir = args.cache_dir or args.out.with_suffix('.samples')
+
+    def run(self) -> None:
+        """Collect, fit, and write the checkpoint and its config."""
+        args, start = self.args, time.monotonic()
+        self._check_config()
+        decay = weight_decay_of(
+            self.cfg, config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py')
+        )
+        model = build_stage2(self._model(exp_scale=0.0), args.checkpoint, args.seed)
+        collector = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector(model)
+        cache = self._collect(collector)
+        collected = time.monotonic()
+        print(f'Collected in {collected - start:.0f} s.')
+        model.cpu()
+        samples = {name: own.samples() for name, own in cache.reservoirs.items()}
+        one_pass = OnePass(collector, samples, cache.elements, self.zero_count, decay)
+        self._check_missing(one_pass)
+        exp_scale = self._exp_scale(one_pass, model)
+        for name, calibration in calibrations_of(model).items():
+            fit = one_pass.fit(calibration, name, exp_scale)
+            ending = '' if fit.converged else ', not yet converged'
+            print(
+                f'{name}: loss {fit.before:.5f} to {fit.after:.5f} in {fit.steps} steps on '
+                f'{len(samples[name]):,} samples{ending}'
+            )
+        print(f'Fitted in {time.monotonic() - collected:.0f} s.')
+        self._write(model, exp_scale)
+        if args.cache_dir is None:
+            cache.remove()
+
+    def _zero_count(self) -> Any:
+        given = self.args.zero_count
+        if given is None:
+            return self.cfg.model.get('zero_count')
+        return given if given in ('min', 'ignore') else float(given)
+
+    def _prior(self) -> ClassPrior:
+        source = self.args.prior or self.cfg.model.get('class_prior')
+        if source is not None:
+            return ClassPrior.build(source)
+        print('Counting the training data.')
+        return counter_of(self.plugin)(self.cfg.train_dataloader.dataset)
+
+    def _model(self, exp_scale: float) -> dict[str, Any]:
+        options = stage2_model(self.cfg, self.plugin, self.prior, exp_scale, self.zero_count)
+        return {**model_config(self.cfg), **options}
+
+    def _collect(self, collector: Any) -> SampleCache:
+        args, loader = self.args, self.cfg.train_dataloader
+        dataset = DATASETS.build(_without_repeats(loader.dataset))
+        self.metainfo = dataset.metainfo
+        capacities = collector.capacities(self.prior, len(dataset), args.passes, args.cache_size)
+        if any((own[: len(self.prior)] < 1).any() for own in capacities.values()):
+            raise ValueError('there is no room for a sample of each class: raise --cache-size')
+        identity = self._identity(len(dataset), capacities)
+        cache = SampleCache(self.cache_dir, identity, collector.layouts, capacities)
+        size = sum(collector.layouts[name].bytes * own.sum() for name, own in capacities.items())
+        slots = sum(int(own.sum()) for own in capacities.values())
+        print(
+            f'{len(dataset):,} images, {args.passes} times: {collector.how}. Up to {slots:,} '
+            f'samples, {size / 1e6:,.0f} MB in {self.cache_dir}, and then up to 2 GB of memory. Of '
+            'a class with more samples than slots, each is kept with the same probability.'
+        )
+        if cache.resumed:
+            print(f'Going on after {cache.done * loader.batch_size:,} images.')
+        seeded = SeededDataset(dataset, args.seed, args.passes)
+        options = {'batch_size': loader.batch_size, 'num_workers': loader.get('num_workers', 0)}
+        collect(collector, cache, seeded, seed=args.seed, **options)
+        return cache
+
+    def _identity(self, length: int, capacities: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What decides the samples; those of anything else are not gone on from."""
+        args, data = self.args, self.cfg.train_dataloader
+        files = [args.checkpoint]
+        for part in iter_datasets(data.dataset):
+            files.append(str(Path(part.get('data_root') or '', part.get('ann_file') or '')))
+        slots = {name: own.tolist() for name, own in capacities.items()}
+        config = repr((model_config(self.cfg), data, slots))
+        return {
+            'config': hashlib.sha256(config.encode()).hexdigest(),
+            'files': [_status(path) for path in files],
+            'options': [args.seed, args.passes, length],
+        }
+
+    def _check_missing(self, one_pass: OnePass) -> None:
+        missing = one_pass.missing()
+        if missing and self.zero_count is None:
+            raise ValueError(
+                f'no sample of {", ".join(missing)}: the training pipeline never showed it. More '
+                '--passes may; with --zero-count ignore, it is left without'
+            )
+
+    def _exp_scale(self, one_pass: OnePass, model: torch.nn.Module) -> float:
+        """ρ: as given, as in the config of stage 2, or the best."""
+        given = self.args.exp_scale
+        if given is None and is_calibrated(self.cfg):
+            given = self.cfg.model.get('exp_scale')
+        if given is not None and given != 'auto':
+            return given
+        score = SCORES[self.plugin]
+        scores = one_pass.choose(calibrations_of(model), score, self.args.seed)
+        rows = [[f'{exp_scale:g}', f'{found:.2f}'] for exp_scale, found in scores.items()]
+        print(markdown_table(['ρ', f'mean {score} of the classes, held-out samples'], rows))
+        return max(scores, key=scores.get)
+
+    def _check_config(self) -> None:
+        """Write the config as a draft and read it: some options cannot be written so."""
+        out = self.args.out
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = out.with_name(f'{out.stem}_draft.py')
+        try:
+            draft.write_text(self._config(_prior_of(out), 0.0), encoding='utf-8')
+            Config.fromfile(draft)
+        except Exception as error:
+            raise ValueError(
+                f'no config that inherits {self.args.config} can be written ({error}): put '
+                '--cfg-options with indices of lists into a config file, and give a config that is '
+                'no lazy one'
+            ) from error
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _write(self, model: torch.nn.Module, exp_scale: float) -> None:
+        """Write the prior, the config and the checkpoint, which is last: with it, all is there."""
+        out = self.args.out
+        prior, config = _prior_of(out), out.with_suffix('.py')
+        self.prior.to_json(prior)
+        config.write_text(self._config(prior, exp_scale), encoding='utf-8')
+        meta = {'exp_scale': exp_scale, 'calibrated': str(self.args.checkpoint)}
+        save_model(model, out, dataset_meta=self.metainfo, **meta)
+        print(f'ρ = {exp_scale:g}. Written to {out}; its config is {config}.')
+
+    def _config(self, prior: Path, exp_scale: float) -> str:
+        """A config that inherits the user's."""
+        options = stage2_model(self.cfg, self.plugin, self.prior, exp_scale, self.zero_count)
+        options['class_prior'] = str(prior.resolve())
+        cfg = Config()
+        cfg.merge_from_dict(self.args.cfg_options or {})
+        cfg.merge_from_dict({'model': options, 'load_from': str(self.args.checkpoint)})
+        base = self.args.config.resolve()
+        return f'# Written by tools/calibrate.py.\n_base_ = {str(base)!r}\n{cfg.pretty_text}'
+
+
+def _status(path: str) -> list[Any]:
+    """A file by its size and time of change."""
+    status = Path(path).stat() if Path(path).is_file() else None
+    return [path, status and [status.st_size, status.st_mtime_ns]]
+
+
+def _without_repeats(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data set below ``RepeatDataset``: a pass sees an image once."""
+    while str(dataset.get('type')).endswith('RepeatDataset'):
+        dataset = dataset['dataset']
+    return dataset
+
+
+def main() -> None:
+    """Calibrate as the command line says."""
+    Calibration(parse_args()).run()
+
+
+if __name__ == '__main__':
+    main()
