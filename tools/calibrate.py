@@ -28,8 +28,8 @@ from mmdisalign.engine.one_pass import (
     OnePass,
     build_stage2,
     is_calibrated,
+    released_weight_decay,
     stage2_model,
-    weight_decay_of,
 )
 from mmdisalign.engine.posthoc import save_model
 from mmdisalign.engine.sample_cache import SampleCache
@@ -123,9 +123,8 @@ class Calibration:
         """Collect, fit, and write the checkpoint and its config."""
         args, start = self.args, time.monotonic()
         self._check_config()
-        decay = weight_decay_of(
-            self.cfg, config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py')
-        )
+        fragment = config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py')
+        decay = released_weight_decay(fragment)
         model = build_stage2(self._model(exp_scale=0.0), args.checkpoint, args.seed)
         collector = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector(model)
         cache = self._collect(collector)

@@ -174,13 +174,14 @@ class OnePass:
         return scores
 
 
-def weight_decay_of(cfg: Config, fragment: Union[str, Path]) -> float:
-    """The weight decay that training stage 2 would have: of the config, if it is of stage 2.
+def released_weight_decay(fragment: Union[str, Path]) -> float:
+    """The weight decay of the released schedule, also where a shorter training has none.
+
+    A training that ends early needs no decay to stay near its start. Without it, a fit to the end
+    makes σ(x) a step, and where it ends depends on the seed.
 
     Args:
-        cfg: Config of stage 1 or 2.
         fragment: The config with the released schedule of the plug-in.
     """
-    own = cfg.get('optim_wrapper') if is_calibrated(cfg) else None
-    wrapper = own or Config.fromfile(fragment).disalign.schedule[1]
-    return float(wrapper.optimizer.get('weight_decay', 0.0))
+    schedule = Config.fromfile(fragment).disalign.schedule
+    return float(schedule[1].optimizer.weight_decay)
