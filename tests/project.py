@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 
 def environment(repo: Path) -> dict[str, str]:
@@ -39,20 +41,34 @@ def run(repo: Path, project: Path, *command: object, ok: bool = True) -> str:
 
 def kill_after_first_checkpoint(repo: Path, project: Path, work_dir: str, *command: object) -> None:
     """Start a training, and kill -9 all its processes as soon as there is a checkpoint."""
+    marker = f'{work_dir}/last_checkpoint'
+    kill_when(repo, project, marker, *command, '--work-dir', work_dir)
+
+
+def kill_when(repo: Path, project: Path, pattern: str, *command: object) -> None:
+    """Run a command in the project's folder, and kill -9 all its processes once a file is there."""
     process = subprocess.Popen(
-        [str(part) for part in (*command, '--work-dir', work_dir)],
+        [str(part) for part in command],
         cwd=project,
         env=environment(repo),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    marker, deadline = project / work_dir / 'last_checkpoint', time.time() + 120
-    while not marker.exists() and time.time() < deadline:
+    deadline = time.time() + 120
+    while not list(project.glob(pattern)) and time.time() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert marker.exists()
+    assert list(project.glob(pattern))
+
+
+def save_untrained(config: Path, checkpoint: Path) -> None:
+    """Save the weights that a config's model begins with, the same each time."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), checkpoint)
 
 
 def run_demo(repo: Path, out: Path, task: str) -> tuple[dict, dict]:

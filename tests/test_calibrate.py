@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from project import environment, run
+from project import kill_when, run, save_untrained
 
 from mmdisalign.data.scenes import SceneSpec, write_ade20k
 
@@ -29,17 +25,10 @@ val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 @pytest.fixture(scope='module')
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a config that knows nothing of calibration, and a checkpoint."""
-    from mmengine.config import Config
-    from mmengine.registry import init_default_scope
-    from mmseg.registry import MODELS
-
     root = tmp_path_factory.mktemp('project')
     write_ade20k(SceneSpec(), root / 'scenes', num_train=132, num_val=11)
     (root / 'stage1.py').write_text(CONFIG)
-    cfg = Config.fromfile(root / 'stage1.py')
-    init_default_scope('mmseg')
-    torch.manual_seed(0)
-    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), root / 'stage1.pth')
+    save_untrained(root / 'stage1.py', root / 'stage1.pth')
     return root
 
 
@@ -82,29 +71,12 @@ def test_mmsegs_own_test_takes_the_pair(repo: Path, project: Path, calibrated: s
     assert 'starts anew' not in output  # the calibration was loaded
 
 
-def kill_when(pattern: str, repo: Path, project: Path, *arguments: object) -> None:
-    """Start a run, and kill -9 it as soon as there is a file."""
-    process = subprocess.Popen(
-        [str(part) for part in arguments],
-        cwd=project,
-        env=environment(repo),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.time() + 120
-    while not list(project.glob(pattern)) and time.time() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 def test_killed_while_collecting_it_ends_with_the_same_checkpoint(
     repo: Path, project: Path, calibrated: str
 ) -> None:
     # The first save comes after some seconds.
     start = command(repo, 'killed.pth')
-    kill_when('killed.samples/*/state.json', repo, project, *start)
+    kill_when(repo, project, 'killed.samples/*/state.json', *start)
     (saved,) = project.glob('killed.samples/*/state.json')
     done = json.loads(saved.read_text())['done']
     assert 0 < done < PASSES * 132 / 4

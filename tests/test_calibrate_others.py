@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from PIL import Image
-from project import run
+from project import run, save_untrained
 
 from mmdisalign.data.scenes import SceneSpec, write_lvis
 
@@ -37,17 +35,6 @@ optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
 """
 
 
-def save_untrained(path: Path, config: Path, scope: str) -> None:
-    cfg = Config.fromfile(config)
-    init_default_scope(scope)
-    if scope == 'mmdet':
-        from mmdet.registry import MODELS
-    else:
-        from mmpretrain.registry import MODELS
-    torch.manual_seed(0)
-    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), path)
-
-
 def calibrate(repo: Path, project: Path, *options: object) -> str:
     tool = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth']
     return run(repo, project, *tool, '--out', 'calibrated.pth', *options)
@@ -70,7 +57,7 @@ def classifier(tmp_path: Path) -> Path:
             image = rng.integers(60 * label, 60 * label + 120, (32, 32, 3)).astype(np.uint8)
             Image.fromarray(image).save(folder / f'{index}.png')
     (tmp_path / 'stage1.py').write_text(CLASSIFIER)
-    save_untrained(tmp_path / 'stage1.pth', tmp_path / 'stage1.py', 'mmpretrain')
+    save_untrained(tmp_path / 'stage1.py', tmp_path / 'stage1.pth')
     return tmp_path
 
 
@@ -98,7 +85,7 @@ def test_every_stage_of_a_cascade_is_fitted(repo: Path, tmp_path: Path) -> None:
         "dataset = dict(_base_.train_dataloader.dataset, data_root='scenes/')\n"
         'train_dataloader = dict(batch_size=5, num_workers=0, dataset=dataset)\n'
     )
-    save_untrained(tmp_path / 'stage1.pth', tmp_path / 'stage1.py', 'mmdet')
+    save_untrained(tmp_path / 'stage1.py', tmp_path / 'stage1.pth')
     options = ['--exp-scale', 0.5, '--zero-count', 'min', '--cache-size', '20MB']
     output = calibrate(repo, tmp_path, *options)
     assert 'proposals of an image that training samples' in output

@@ -21,6 +21,7 @@ from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine import check_checkpoint, check_data, iter_datasets
 from mmdisalign.engine.collect import SeededDataset, collect
 from mmdisalign.engine.confidence import calibrations_of, model_config
+from mmdisalign.engine.count_cache import file_identity
 from mmdisalign.engine.counting import counter_of
 from mmdisalign.engine.launch import plugin_of
 from mmdisalign.engine.one_pass import (
@@ -197,7 +198,7 @@ class Calibration:
         config = repr((model_config(self.cfg), data, slots))
         return {
             'config': hashlib.sha256(config.encode()).hexdigest(),
-            'files': [_status(path) for path in files],
+            'files': [[path, Path(path).is_file() and file_identity(path)] for path in files],
             'options': [args.seed, args.passes, length],
         }
 
@@ -258,12 +259,6 @@ class Calibration:
         cfg.merge_from_dict({'model': options, 'load_from': str(self.args.checkpoint)})
         base = self.args.config.resolve()
         return f'# Written by tools/calibrate.py.\n_base_ = {str(base)!r}\n{cfg.pretty_text}'
-
-
-def _status(path: str) -> list[Any]:
-    """A file by its size and time of change."""
-    status = Path(path).stat() if Path(path).is_file() else None
-    return [path, status and [status.st_size, status.st_mtime_ns]]
 
 
 def _without_repeats(dataset: Mapping[str, Any]) -> Mapping[str, Any]:

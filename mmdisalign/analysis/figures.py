@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..calibration import ClassPrior
-from .results import Calibration, Evaluation, Values, group_means, spoken_group
+from .results import Calibration, Evaluation, as_floats, gains_of, group_gains, spoken_group
 
 INK = '#1f2328'
 COLOURS = ('#888888', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')
@@ -56,7 +56,7 @@ def plot_per_class(results: Mapping[str, Evaluation], value: str) -> Figure:
         axes = figure.subplots()
         width = 0.8 / len(results)
         for number, (name, result) in enumerate(results.items()):
-            heights = _floats(result.per_class[value])[order]
+            heights = as_floats(result.per_class[value])[order]
             ranks = np.arange(len(order))
             if len(order) <= MOST_BARS:
                 ranks = ranks + (number - (len(results) - 1) / 2) * width
@@ -66,7 +66,7 @@ def plot_per_class(results: Mapping[str, Evaluation], value: str) -> Figure:
                 axes.plot(ranks, heights, ms=_marker_size(first), **style, label=name)
         _class_axis(axes, first)
         # The groups' names have their place above the bars.
-        highest = max(np.nanmax(_floats(r.per_class[value]), initial=0) for r in results.values())
+        highest = max(np.nanmax(as_floats(r.per_class[value]), initial=0) for r in results.values())
         axes.set(ylabel=f'{_spoken(value)} (%)', ylim=(0, 1.15 * highest or 1))
         figure.legend(loc='outside upper right', ncols=len(results))
     return figure
@@ -239,25 +239,6 @@ def inline_svg(figure: Figure, label: str) -> str:
     return f'<svg role="img" aria-label="{html.escape(label)}"{element}'
 
 
-def gains_of(before: Evaluation, after: Evaluation, value: str) -> np.ndarray:
-    """What each class gained, in points, (C,); NaN where either has no value."""
-    return _floats(after.per_class[value]) - _floats(before.per_class[value])
-
-
-def group_gains(before: Evaluation, after: Evaluation, value: str) -> dict[str, float]:
-    """What the mean of each group gained; groups without a value in either are left out.
-
-    As in the metrics, a mean is over the classes that have a value in its own evaluation.
-    """
-    first, second = (group_means(r.per_class[value], before.partition) for r in (before, after))
-    gains = {group: second[group] - first[group] for group in first}
-    return {group: gain for group, gain in gains.items() if not np.isnan(gain)}
-
-
-def _floats(values: Values) -> np.ndarray:
-    return np.asarray(values, dtype=np.float64)
-
-
 def _spoken(name: str) -> str:
     return name.replace('_', ' ')
 
@@ -309,7 +290,7 @@ def _positions(evaluation: Evaluation) -> np.ndarray:
     """Where a class is on the axis of frequencies, (C,): its share in per cent, or its rank."""
     if evaluation.frequencies is None:
         return len(evaluation.order) - np.argsort(evaluation.order).astype(np.float64)
-    shares = 100 * _floats(evaluation.frequencies)
+    shares = 100 * as_floats(evaluation.frequencies)
     # A class that was never seen has its place beside the rarest: a logarithm has no 0.
     return np.where(shares > 0, shares, shares[shares > 0].min() / 2)
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..version import __version__
 from . import figures, tables
-from .results import Calibration, Evaluation, group_means, spoken_group
+from .results import Calibration, Evaluation, gains_of, group_means, spoken_group
 from .verdict import main_value, mean_of, verdict
 
 Cell = Union[str, float, int, None]
@@ -257,7 +257,7 @@ def _class_table(results: Mapping[str, Evaluation]) -> Section:
             if number:
                 changes.append(len(header))
                 header.append(_change(name, list(results)))
-                columns.append([_known(gain) for gain in figures.gains_of(before, result, value)])
+                columns.append([_known(gain) for gain in gains_of(before, result, value)])
     rows = []
     for i in before.order:
         share = None if before.frequencies is None else 100 * before.frequencies[i]

@@ -189,13 +189,33 @@ def group_means(values: Values, groups: Mapping[str, Sequence[int]]) -> dict[str
         values: One value per class, shape (C,).
         groups: Class indices by group name.
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = as_floats(values)
     means = {}
     for name, members in groups.items():
         known = values[list(members)]
         known = known[~np.isnan(known)]
         means[name] = float(known.mean()) if known.size else float('nan')
     return means
+
+
+def as_floats(values: Values) -> np.ndarray:
+    """Values per class as an array, shape (C,); NaN where there is none."""
+    return np.asarray(values, dtype=np.float64)
+
+
+def gains_of(before: Evaluation, after: Evaluation, value: str) -> np.ndarray:
+    """What each class gained, in points, (C,); NaN where either has no value."""
+    return as_floats(after.per_class[value]) - as_floats(before.per_class[value])
+
+
+def group_gains(before: Evaluation, after: Evaluation, value: str) -> dict[str, float]:
+    """What the mean of each group gained; groups without a value in either are left out.
+
+    As in the metrics, a mean is over the classes that have a value in its own evaluation.
+    """
+    first, second = (group_means(r.per_class[value], before.partition) for r in (before, after))
+    gains = {group: second[group] - first[group] for group in first}
+    return {group: gain for group, gain in gains.items() if not np.isnan(gain)}
 
 
 def _number(value: Optional[float]) -> Optional[float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .results import Evaluation, group_means, spoken_group
+from .results import Evaluation, gains_of, group_means, spoken_group
 
 # The value per class that a task is judged by: the first that an evaluation has.
 MAIN_VALUES = ('IoU', 'segm_AP', 'bbox_AP', 'accuracy')
@@ -67,8 +67,7 @@ def _change(before: float, after: float) -> str:
 
 def _classes(before: Evaluation, after: Evaluation, value: str) -> str:
     """How many classes gained, and which won and lost most."""
-    pairs = zip(before.per_class[value], after.per_class[value])
-    gains = np.array([math.nan if None in pair else pair[1] - pair[0] for pair in pairs])
+    gains = gains_of(before, after, value)
     known = np.flatnonzero(~np.isnan(gains))
     if not known.size:
         return 'No class has a value in both.'

@@ -104,7 +104,9 @@ class LongTailLVISMetric(BaseMetric):
                 )
             self.ground_truth = GroundTruth(path, self.metrics)
         self._categories = np.arange(len(self.ground_truth.names))
-        self._instances = _by_image(self.ground_truth) if 'bbox' in self.metrics else {}
+        # Which group was taken for which is found out only where it is written.
+        written = result_file is not None and 'bbox' in self.metrics
+        self._instances = _by_image(self.ground_truth) if written else None
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
@@ -168,6 +170,7 @@ class LongTailLVISMetric(BaseMetric):
         }
         if 'bbox' in self.metrics:
             result['bbox'] = predictions['bboxes'].cpu().numpy()[counted]
+        if self._instances is not None:
             result['matched'] = self._matched(image, predictions, categories)
         if 'segm' in self.metrics:
             masks = predictions.get('masks')
@@ -239,7 +242,7 @@ class LongTailLVISMetric(BaseMetric):
 
     def _confusion(self, results: list[dict]) -> Optional[dict[str, dict[str, float]]]:
         groups = partition(self.groups)
-        if 'bbox' not in self.metrics or not groups:
+        if self._instances is None or not groups:
             return None
         label_of = np.full(len(self.ground_truth.names) + 1, -1)
         label_of[self._categories] = np.arange(len(self._categories))

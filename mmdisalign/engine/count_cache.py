@@ -69,6 +69,15 @@ class CountCache:
             return None
 
 
+def file_identity(path: str) -> Optional[str]:
+    """Size and times of change of a file, or None if it is not on this disk."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return f'{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}'
+
+
 def cache_key(path: str, *how: Any) -> Optional[Key]:
     """The key of what is counted from one file, or None if the file is not on this disk.
 
@@ -76,10 +85,8 @@ def cache_key(path: str, *how: Any) -> Optional[Key]:
         path: The annotation file. It is known by its path, size and times of change.
         how: Everything else that decides the result.
     """
-    try:
-        status = os.stat(path)
-    except OSError:
+    identity = file_identity(path)
+    if identity is None:
         return None
-    identity = f'{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}'
     settings = hashlib.sha256(repr(how).encode()).hexdigest()
     return settings, os.path.abspath(path), identity

@@ -22,9 +22,8 @@ class CalibrationHook(Hook):
     Of each calibration, every ``interval`` iterations and at the end: ``magnitude`` (α) and
     ``margin`` (β), mean over the head, body and tail classes, smallest and largest; mean and
     standard deviation of ``confidence`` (σ) over the iteration's inputs, but not at the end. Other
-    iterations are left alone. The metrics of
-    the groups are logged by mmengine's ``LoggerHook``, as all metrics are. Without calibrations, in
-    stage 1 for one, it does nothing.
+    iterations are left alone. The metrics of the groups are logged by mmengine's ``LoggerHook``, as
+    all metrics are. Without calibrations, in stage 1 for one, it does nothing.
 
     Args:
         interval: Iterations between two entries, at least 1. Default: 50.
