@@ -12,14 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..calibration import ClassPrior
 from ..losses import GRWCrossEntropyLoss
 from .fit import Samples
+from .progress import progress_bar
 from .sample_cache import Layout, SampleCache
 
 SECONDS_BETWEEN_SAVES = 2.0
@@ -197,16 +196,3 @@ def _images(data: Any, first: int, length: int) -> np.ndarray:
 def _paths(data: Any) -> list[str]:
     samples = data['data_samples'] if isinstance(data, Mapping) else data
     return [str(getattr(sample, 'img_path', None) or '') for sample in samples]
-
-
-def progress_bar() -> Progress:
-    """A bar with the time left, on a terminal; nothing in a log."""
-    console = Console(stderr=True)
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
-    return Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )

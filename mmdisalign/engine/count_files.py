@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import Any, Callable, Optional, Protocol, Union
 
 import cv2
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from torch.utils.data import DataLoader
 
 from .count_cache import CountCache, Key
 from .counting import rate
+from .progress import progress_bar
 
 Counted = Union[dict, str]  # what is in a file, as JSON has it, or why it cannot be read
 BATCH = 16  # files that a process counts at a time: a few hundredths of a second
@@ -134,12 +134,8 @@ def _keeping(cache: CountCache) -> Iterator[Callable[[Optional[Key], Any], None]
 @contextmanager
 def _progress(total: int, left: int, unit: str) -> Iterator[Callable[[], None]]:
     """A bar with rate and time left, on a terminal; a function that moves it on by one."""
-    rate = TextColumn('{task.fields[rate]:,.0f} ' + f'{unit}/s')
-    columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
+    speed = TextColumn('{task.fields[rate]:,.0f} ' + f'{unit}/s')
+    with progress_bar(speed) as bar:
         task = bar.add_task(unit, total=total, completed=total - left, rate=0.0)
         start, done = time.monotonic(), 0
 

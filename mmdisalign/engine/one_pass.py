@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from ..calibration import AdaptiveCalibration, ClassPrior, ZeroCount, generalized_reweight
 from ..losses import GRWCrossEntropyLoss
-from .collect import Collector, progress_bar
+from .collect import Collector
 from .confidence import calibrations_of
 from .derive import registered_class
 from .fit import MAX_EVALUATIONS, Fit, Samples, balanced_score, fit_calibration, normalizer_of
+from .progress import progress_bar
 from .stage import CalibrationStageMixin
 
 EXP_SCALES = tuple(step / 5 for step in range(9))  # 0 to 1.6, what 'auto' tries

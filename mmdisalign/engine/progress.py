@@ -1,0 +1,32 @@
+"""The bar of what takes long."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """A bar with the time left, on a terminal; nothing in a log.
+
+    Args:
+        columns: More of it, before the time left.
+    """
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
