@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from PIL import Image
 from project import environment
 
 from mmdisalign.engine import count_files
-from mmdisalign.engine.counting import CountError
+from mmdisalign.engine.counting import CountError, classes_of_images
 
 pytest.importorskip('mmseg')
 from mmseg.datasets import BaseSegDataset
@@ -313,6 +314,43 @@ def test_an_empty_split_is_named(tmp_path: Path) -> None:
         count_pixels(dataset(tmp_path))
 
 
+def test_the_classes_of_each_map_come_from_the_count(maps: Path, capsys) -> None:
+    for index in range(8):
+        labels = np.array([[index, index + 1]] * 2, np.uint8)
+        Image.fromarray(labels).save(maps / f'{index:03}.png')
+    init_default_scope('mmseg')
+    load = [dict(type='LoadAnnotations')]
+    whole = dataset(maps.parent, reduce_zero_label=True, pipeline=load)
+    count_pixels(whole)
+    capsys.readouterr()
+    # A 0 in the file is ignored, and the others are one less.
+    for config in (whole, dict(type='ConcatDataset', datasets=[whole, whole])):
+        built = DATASETS.build(config)
+        found = classes_of_images('segmentation', built)
+        expected = [[0], *([index - 1, index] for index in range(1, 8))]
+        assert [own.tolist() for own in found] == expected * (len(built) // 8)
+        assert '8 from the cache, 0 counted' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (truncate, r'003\.png: cannot be'),
+        (lambda path: paint(path, 200), r'003\.png: label 200 .*has 11 classes'),
+    ],
+)
+def test_a_map_without_classes_to_tell_is_named(maps: Path, spoil: Any, message: str) -> None:
+    spoil(maps / '003.png')
+    built = DATASETS.build(dataset(maps.parent, pipeline=[]))
+    with pytest.raises(CountError, match=message):
+        classes_of_images('segmentation', built)
+
+
+def test_a_wrapper_that_hides_what_is_in_an_image_is_named() -> None:
+    with pytest.raises(TypeError, match=r'list does not tell .* --images-per-class all'):
+        classes_of_images('segmentation', [])
+
+
 # Detection
 
 
@@ -410,7 +448,36 @@ def test_an_annotation_file_without_samples_is_named(tmp_path: Path) -> None:
         count_coco(tmp_path, coco(), filter_cfg=dict(min_size=32))
 
 
+def test_the_classes_of_each_image_are_those_of_its_instances(tmp_path: Path) -> None:
+    from mmdet.registry import DATASETS as DETECTION
+
+    crowd = {**coco()['annotations'][0], 'id': 9, 'image_id': 2, 'category_id': 1, 'iscrowd': 1}
+    (tmp_path / 'train.json').write_text(
+        json.dumps(coco(annotations=[*coco()['annotations'], crowd]))
+    )
+    config = dict(
+        type='CocoDataset',
+        metainfo=dict(classes=('cat', 'dog')),
+        data_root=str(tmp_path),
+        data_prefix=dict(img=''),
+        ann_file='train.json',
+        pipeline=[],
+    )
+    found = classes_of_images('detection', DETECTION.build(config))
+    assert [own.tolist() for own in found] == [[0, 1], [1]]
+
+
 # Classification
+
+
+def test_the_class_of_each_image_is_its_label(tmp_path: Path) -> None:
+    from mmpretrain.registry import DATASETS as CLASSIFICATION
+
+    (tmp_path / 'train.txt').write_text('a.jpg 2\nb.jpg 0\n')
+    config = dict(type='CustomDataset', data_root=str(tmp_path), ann_file='train.txt', pipeline=[])
+    repeated = dict(type='RepeatDataset', times=2, dataset=config)
+    found = classes_of_images('classification', CLASSIFICATION.build(repeated))
+    assert [own.tolist() for own in found] == [[2], [0]] * 2
 
 
 def count_list(root: Path, lines: str, *, skip_errors: bool = False, **options: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -56,6 +57,11 @@ def count_images(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     faults.report(total, 'images')
     counts = np.bincount(labels, minlength=len(classes or ()))
     return counted_prior(counts, classes, counts)
+
+
+def classes_of(infos: Iterable[dict], _: BaseDataset) -> list[np.ndarray]:
+    """The class of each image; see :func:`classes_of_images`."""
+    return [np.atleast_1d(info['gt_label']) for info in infos]
 
 
 def _labels(part: BaseDataset, faults: Faults) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 import mmdet
@@ -67,6 +67,15 @@ def count_instances(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     return counted_prior(instances, classes, images)
 
 
+def classes_of(infos: Iterable[Mapping[str, Any]], _: BaseDataset) -> list[np.ndarray]:
+    """The classes of each image's instances; see :func:`classes_of_images`."""
+    return [np.unique(_labels(info)).astype(int) for info in infos]
+
+
+def _labels(info: Mapping[str, Any]) -> list[int]:
+    return [each['bbox_label'] for each in info['instances'] if not each['ignore_flag']]
+
+
 def _recall_or_count(
     config: Mapping[str, Any], part: BaseDataset, faults: Faults, cache: CountCache
 ) -> Counts:
@@ -99,7 +108,7 @@ def _count(part: BaseDataset, faults: Faults) -> Counts:
     note = _check_content(content, part, faults) if content else None
     instances, images = (np.zeros(len(part.metainfo['classes']), dtype=np.int64) for _ in range(2))
     for info in infos:
-        labels = [each['bbox_label'] for each in info['instances'] if not each['ignore_flag']]
+        labels = _labels(info)
         known = [label for label in labels if 0 <= label < len(instances)]
         if len(known) < len(labels):
             _name_unknown(labels, part, info, faults)

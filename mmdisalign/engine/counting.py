@@ -29,6 +29,38 @@ def counter_of(plugin: str) -> Callable[..., ClassPrior]:
     return getattr(import_module(f'mmdisalign.{plugin}.count'), COUNTERS[plugin])
 
 
+def classes_of_images(plugin: str, dataset: BaseDataset) -> list[np.ndarray]:
+    """The classes that each image of a data set, or of a wrapper, has.
+
+    Args:
+        plugin: Such as ``'segmentation'``.
+        dataset: One that is built.
+
+    Raises:
+        CountError: If an annotation cannot be read.
+        TypeError: If a wrapper does not tell what is in an image.
+    """
+    if not hasattr(dataset, 'get_data_info'):
+        raise TypeError(
+            f'{type(dataset).__name__} does not tell what is in an image: take every image, '
+            '--images-per-class all'
+        )
+    # One at a time: those of a large data set, with its polygons, take gigabytes.
+    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+    return import_module(f'mmdisalign.{plugin}.count').classes_of(infos, dataset)
+
+
+def leaves_of(dataset: BaseDataset) -> Iterator[BaseDataset]:
+    """The data sets below wrappers, which are built."""
+    if hasattr(dataset, 'dataset'):
+        yield from leaves_of(dataset.dataset)
+    elif hasattr(dataset, 'datasets'):
+        for part in dataset.datasets:
+            yield from leaves_of(part)
+    else:
+        yield dataset
+
+
 class CountError(ValueError):
     """The data cannot be counted; the message names the file and what is wrong with it."""
 

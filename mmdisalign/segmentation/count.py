@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, Union
 
@@ -24,6 +24,7 @@ from ..engine.counting import (
     common_classes,
     counted_prior,
     lazy_datasets,
+    leaves_of,
     listed,
     read_annotations,
 )
@@ -61,9 +62,9 @@ def count_pixels(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     pixels, images = (np.zeros(len(classes), dtype=np.int64) for _ in range(2))
 
     def add(each: _Map, found: Union[Histogram, str]) -> None:
-        fault = found if isinstance(found, str) else each.unknown_labels(found, len(classes))
+        fault = each.fault(found, len(classes))
         if fault:
-            faults.add(f'{each.path}: {fault}')
+            faults.add(fault)
             return
         for label, number in each.counting(found):
             pixels[label] += number
@@ -72,6 +73,21 @@ def count_pixels(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     count_files(maps, add, 'maps')
     faults.report(len(maps), 'maps')
     return counted_prior(pixels, classes, images)
+
+
+def classes_of(infos: Iterable[Mapping[str, Any]], dataset: BaseDataset) -> list[np.ndarray]:
+    """The classes of each image's map, see :func:`classes_of_images`; counts are cached."""
+    maps = {each.path: each for leaf in leaves_of(dataset) for each in _maps_of_built(leaf)}
+    found: dict[str, np.ndarray] = {}
+
+    def add(each: _Map, counted: Union[Histogram, str]) -> None:
+        fault = each.fault(counted, len(dataset.metainfo['classes']))
+        if fault:
+            raise CountError(fault)
+        found[each.path] = np.array([label for label, _ in each.counting(counted)])
+
+    count_files(list(maps.values()), add, 'maps')
+    return [found[info['seg_map_path']] for info in infos]
 
 
 def loading_transform(pipeline: Sequence[Any]) -> LoadAnyAnnotations:
@@ -116,12 +132,17 @@ class _Map:
             return f'cannot be loaded: {type(error).__name__}: {error}'
         return {str(label): int(found[label]) for label in np.flatnonzero(found)}
 
+    def fault(self, found: Union[Histogram, str], num_classes: int) -> str:
+        """What is wrong with the map, if anything."""
+        fault = found if isinstance(found, str) else self._unknown_labels(found, num_classes)
+        return f'{self.path}: {fault}' if fault else ''
+
     def counting(self, found: Histogram) -> list[tuple[int, int]]:
         """The labels that count, with their pixels."""
         pairs = ((int(label), number) for label, number in found.items())
         return [(label, number) for label, number in pairs if label != self.ignore_index]
 
-    def unknown_labels(self, found: Histogram, num_classes: int) -> str:
+    def _unknown_labels(self, found: Histogram, num_classes: int) -> str:
         """Say which labels are not one of the classes, if any."""
         unknown = [
             f'label {self._name(label)} in {number:,} pixels'
@@ -142,14 +163,28 @@ class _Map:
 
 def _maps(config: Mapping[str, Any], part: BaseDataset) -> list[_Map]:
     """The maps of a data set below wrappers."""
-    infos = read_annotations(part)
+    load = loading_transform(config.get('pipeline') or ())
+    return _maps_loaded(read_annotations(part), load, part.ignore_index)
+
+
+def _maps_of_built(part: BaseDataset) -> list[_Map]:
+    """The maps of a data set that is built, pipeline and all."""
+    infos = [part.get_data_info(index) for index in range(len(part))]
+    for info in infos:
+        info.pop('sample_idx')  # which is not in the key of what was counted before
+    steps = [step for step in part.pipeline.transforms if isinstance(step, LoadAnyAnnotations)]
+    return _maps_loaded(infos, steps[0] if steps else LoadAnnotations(), part.ignore_index)
+
+
+def _maps_loaded(
+    infos: Sequence[dict[str, Any]], load: LoadAnyAnnotations, ignore_index: int
+) -> list[_Map]:
     if 'seg_map_path' not in infos[0]:
         raise CountError(
             f'{infos[0]["img_path"]} has no annotation: name the folder, data_prefix.seg_map_path'
         )
-    load = loading_transform(config.get('pipeline') or ())
     how = _fingerprint(load) if _reads_this_disk(load) else None
-    return [_Map(info, load, how, part.ignore_index) for info in infos]
+    return [_Map(info, load, how, ignore_index) for info in infos]
 
 
 def _reads_this_disk(load: LoadAnyAnnotations) -> bool:
