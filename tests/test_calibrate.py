@@ -35,7 +35,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(repo: Path, out: str, *options: object) -> list[object]:
     tool = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth', '--out', out]
     # Enough passes to be killed in the middle of.
-    return [*tool, '--exp-scale', 0.5, '--passes', PASSES, *options]
+    return [*tool, '--exp-scale', 0.5, '--images-per-class', 'all', '--passes', PASSES, *options]
 
 
 @pytest.fixture(scope='module')
@@ -57,9 +57,24 @@ def test_only_the_calibration_changed(project: Path, calibrated: str) -> None:
 
 
 def test_it_says_what_it_does(project: Path, calibrated: str) -> None:
-    assert '132 images, 8 times: at most 64 pixels of each class in an image.' in calibrated
+    assert '132 of 132 images, up to 8 times, 1,056 in all, and at most 64 pixels' in calibrated
     assert 'MB in kept' in calibrated
     assert json.loads((project / 'whole_prior.json').read_text())['classes'][0]
+
+
+def test_few_images_do_and_a_config_of_stage_2_has_its_own_exp_scale(
+    repo: Path, project: Path, calibrated: str
+) -> None:
+    (project / 'stage2.py').write_text(
+        "_base_ = './stage1.py'\n"
+        "model = dict(type='mmdisalign.segmentation.CalibratedEncoderDecoder',\n"
+        "    class_prior='whole_prior.json')\n"
+    )
+    tool = [sys.executable, repo / 'tools/calibrate.py', 'stage2.py', 'stage1.pth']
+    output = run(repo, project, *tool, '--out', 'few.pth', '--images-per-class', 6)
+    images, passed = re.search(r'(\d+) of 132 images, up to 4 times, (\d+) in all', output).groups()
+    assert int(images) < int(passed) < 70
+    assert 'ρ = 0.2. Written to few.pth' in output  # the default of the model
 
 
 def test_mmsegs_own_test_takes_the_pair(repo: Path, project: Path, calibrated: str) -> None:
@@ -118,6 +133,7 @@ def assert_same(project: Path, name: str) -> None:
     [
         (['--cache-size', '7'], 'a size is like 500MB or 2GB, got 7'),
         (['--out', 'stage1.pth'], '--out stage1.pth would overwrite stage1.'),
+        (['--images-per-class', '0'], "a number of at least 1, or 'all', got 0"),
         (['--exp-scale', '-1'], 'ρ is at least 0, got -1'),
         (['--prior', 'counts.json'], 'has 2 classes, but the'),
     ],

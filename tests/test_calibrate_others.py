@@ -63,7 +63,8 @@ def classifier(tmp_path: Path) -> Path:
 
 def test_a_classifier_is_fitted_to_all_of_its_images(repo: Path, classifier: Path) -> None:
     output = calibrate(repo, classifier, '--exp-scale', 'auto', '--passes', 2)
-    assert '56 images, 2 times: every image. Up to 112 samples' in output
+    said = '56 of 56 images, up to 2 times, 112 in all, and the scores of each. Up to 112 samples'
+    assert said in output
     assert 'on 112 samples' in output
     assert 'mean accuracy of the classes' in output
     assert len(learned(classifier)) == 4
@@ -88,7 +89,7 @@ def test_every_stage_of_a_cascade_is_fitted(repo: Path, tmp_path: Path) -> None:
     save_untrained(tmp_path / 'stage1.py', tmp_path / 'stage1.pth')
     options = ['--exp-scale', 0.5, '--zero-count', 'min', '--cache-size', '20MB']
     output = calibrate(repo, tmp_path, *options)
-    assert 'proposals of an image that training samples' in output
+    assert 'proposals of each that training samples' in output
     for stage in (0, 1):
         assert f'roi_head.bbox_head.{stage}.fc_cls.calibration: loss' in output
     assert len(learned(tmp_path)) == 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdisalign.calibration import AdaptiveCalibration, generalized_reweight
+from mmdisalign.calibration import AdaptiveCalibration, ClassPrior, generalized_reweight
 from mmdisalign.engine import sample_cache
 from mmdisalign.engine.collect import SeededDataset, checked_logits, collect, in_half
 from mmdisalign.engine.fit import (
@@ -23,6 +24,7 @@ from mmdisalign.engine.fit import (
     normalizer_of,
     sampled_loss,
 )
+from mmdisalign.engine.image_choice import ImageChoice, enough_images, every_image
 from mmdisalign.engine.sample_cache import Layout, Reservoir, SampleCache, fair_capacities
 from mmdisalign.losses import weighted_cross_entropy
 from mmdisalign.segmentation.collect import SampleCollector, neighbours
@@ -140,13 +142,10 @@ def estimate(
 ) -> float:
     rng = np.random.default_rng(seed)
     found = list(collector(data, rng))
-    parts = [samples for _, samples, _ in found]
-    whole = Samples(
-        **{n: np.concatenate([vars(p)[n] for p in parts]) for n in vars(parts[0]) if n != 'rows'}
-    )
+    whole = Samples.joined([samples for _, samples, _ in found])
     whole.weight = whole.weight if weighted else np.ones(len(whole))
     every = np.arange(len(whole))
-    per_valid = sum(elements for *_, elements in found) / whole.weight.sum()
+    per_valid = sum(n for *_, elements in found for n in elements.values()) / whole.weight.sum()
     total = normalizer_of(normalizer, whole, every, WEIGHT, per_valid)
     return sampled_loss(collector.head.calibration, whole.chunks(every), WEIGHT, total)
 
@@ -235,7 +234,7 @@ class Collector:
         samples = long_tailed(number, seed=int(data[0]))
         samples.image = np.repeat(np.arange(len(data), dtype=np.int32), 4)
         samples.features += rng.normal(size=samples.features.shape).astype(np.float16)
-        yield 'a', samples, number
+        yield 'a', samples, dict.fromkeys(range(len(data)), 4.0)
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -258,9 +257,12 @@ def cache_of(folder: Path, **identity: object) -> SampleCache:
     return SampleCache(folder, dict(seed=1, **identity), Collector.layouts, capacities)
 
 
-def fill(cache: SampleCache, fail_at: int = -1) -> Samples:
-    dataset = SeededDataset(Numbers(fail_at), seed=1, passes=2)
-    collect(Collector(), cache, dataset, seed=1, batch_size=3, num_workers=0)
+TWICE = every_image(40, 2, ClassPrior([1, 1, 1, 1]))
+
+
+def fill(cache: SampleCache, fail_at: int = -1, choice: Optional[ImageChoice] = None) -> Samples:
+    dataset, choice = SeededDataset(Numbers(fail_at), seed=1), choice or TWICE
+    collect(Collector(), cache, dataset, choice, batch_size=3, num_workers=0)
     return cache.reservoirs['a'].samples()
 
 
@@ -288,6 +290,17 @@ def test_interrupted_collecting_ends_with_the_samples_of_an_unbroken_run(
     assert set(whole.image) <= set(range(40))
     for name, array in vars(whole).items():
         np.testing.assert_array_equal(vars(resumed)[name], array)
+
+
+def test_samples_of_an_image_that_stands_for_others_weigh_as_much(tmp_path: Path) -> None:
+    classes = [np.array([index // 30]) for index in range(40)]
+    choice = enough_images(classes, 2, per_class=10, passes=2, seed=0)
+    cache = SampleCache(tmp_path, dict(seed=2), Collector.layouts, {'a': np.full(C, 1000)})
+    samples = fill(cache, choice=choice)
+    # Every third of 30 images, and all of the other 10.
+    assert len(choice) == 20 and len(samples) == 20 * 4
+    assert (samples.weight == np.where(samples.image < 30, 3, 1)).all()
+    assert cache.elements == {'a': 40 * 4}
 
 
 def test_samples_of_something_else_are_neither_taken_nor_touched(tmp_path: Path) -> None:

@@ -13,16 +13,18 @@ from typing import Any, Union
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdisalign import config_path
 from mmdisalign.analysis import markdown_table
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine import check_checkpoint, check_data, iter_datasets
-from mmdisalign.engine.collect import SeededDataset, collect
+from mmdisalign.engine.collect import Collector, SeededDataset, collect
 from mmdisalign.engine.confidence import calibrations_of, model_config
 from mmdisalign.engine.count_cache import file_identity
-from mmdisalign.engine.counting import counter_of
+from mmdisalign.engine.counting import classes_of_images, counter_of
+from mmdisalign.engine.image_choice import ImageChoice, enough_images, every_image
 from mmdisalign.engine.launch import plugin_of
 from mmdisalign.engine.one_pass import (
     SCORES,
@@ -36,6 +38,9 @@ from mmdisalign.engine.posthoc import save_model
 from mmdisalign.engine.sample_cache import SampleCache
 
 FRAGMENTS = {'segmentation': 'seg', 'detection': 'det', 'classification': 'cls'}
+# An image of a classifier is one sample; the others have many of each class.
+IMAGES_PER_CLASS = {'segmentation': 48, 'detection': 32, 'classification': 400}
+PASSES = 4
 UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
 
 
@@ -62,7 +67,18 @@ def parse_args() -> argparse.Namespace:
         "out of the samples; default: that of a config of stage 2, else 'auto'",
     )
     parser.add_argument('--zero-count', help="weight of unseen classes: 'min', 'ignore', a count")
-    parser.add_argument('--passes', type=int, default=1, help='passes over the data; default: 1')
+    parser.add_argument(
+        '--images-per-class',
+        type=_per_class,
+        help="pass so few images that each class is in about N, or 'all' of them; default: "
+        + ', '.join(f'{number} in {plugin}' for plugin, number in IMAGES_PER_CLASS.items()),
+    )
+    parser.add_argument(
+        '--passes',
+        type=int,
+        help='how often an image is passed, each time with other augmentation: at most, where a '
+        f"class has few (default: {PASSES}), or with 'all' images (default: 1)",
+    )
     parser.add_argument(
         '--cache-size', type=_num_bytes, default='1GB', help='bound of the samples; default: 1GB'
     )
@@ -76,6 +92,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.out.suffix != '.pth':
         parser.error(f'--out is a checkpoint, *.pth, got {args.out}')
+    if args.passes is None:
+        args.passes = 1 if args.images_per_class == 'all' else PASSES
     if args.passes < 1:
         parser.error(f'--passes is at least 1, got {args.passes}')
     written = {args.out, args.out.with_suffix('.py'), _prior_of(args.out)}
@@ -94,6 +112,12 @@ def _exp_scale(text: str) -> Union[str, float]:
     if text != 'auto' and not 0 <= float(text) < float('inf'):
         raise argparse.ArgumentTypeError(f'ρ is at least 0, got {text}')
     return text if text == 'auto' else float(text)
+
+
+def _per_class(text: str) -> Union[str, int]:
+    if text != 'all' and not (text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"a number of at least 1, or 'all', got {text}")
+    return text if text == 'all' else int(text)
 
 
 def _num_bytes(text: str) -> float:
@@ -116,6 +140,7 @@ class Calibration:
         check_checkpoint(args.checkpoint)
         init_default_scope(self.cfg.default_scope)
         import_module(f'mmdisalign.{self.plugin}')
+        self.is_calibrated = is_calibrated(self.cfg)
         self.zero_count = self._zero_count()
         self.prior = self._prior()
         self.cache_dir = args.cache_dir or args.out.with_suffix('.samples')
@@ -126,9 +151,11 @@ class Calibration:
         self._check_config()
         fragment = config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py')
         decay = released_weight_decay(fragment)
-        model = build_stage2(self._model(exp_scale=0.0), args.checkpoint, args.seed)
+        model = build_stage2(self._model(), args.checkpoint, args.seed)
         collector = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector(model)
-        cache = self._collect(collector)
+        dataset = DATASETS.build(_without_repeats(self.cfg.train_dataloader.dataset))
+        choice, seeded = self._choice(dataset), SeededDataset(dataset, args.seed)
+        cache = self._collect(collector, seeded, choice)
         collected = time.monotonic()
         print(f'Collected in {collected - start:.0f} s.')
         model.cpu()
@@ -136,15 +163,9 @@ class Calibration:
         one_pass = OnePass(collector, samples, cache.elements, self.zero_count, decay)
         self._check_missing(one_pass)
         exp_scale = self._exp_scale(one_pass, model)
-        for name, calibration in calibrations_of(model).items():
-            fit = one_pass.fit(calibration, name, exp_scale)
-            ending = '' if fit.converged else ', not yet converged'
-            print(
-                f'{name}: loss {fit.before:.5f} to {fit.after:.5f} in {fit.steps} steps on '
-                f'{len(samples[name]):,} samples{ending}'
-            )
+        self._fit(one_pass, model, exp_scale)
         print(f'Fitted in {time.monotonic() - collected:.0f} s.')
-        self._write(model, exp_scale)
+        self._write(model, exp_scale, dataset.metainfo)
         if args.cache_dir is None:
             cache.remove()
 
@@ -161,34 +182,44 @@ class Calibration:
         print('Counting the training data.')
         return counter_of(self.plugin)(self.cfg.train_dataloader.dataset)
 
-    def _model(self, exp_scale: float) -> dict[str, Any]:
-        options = stage2_model(self.cfg, self.plugin, self.prior, exp_scale, self.zero_count)
+    def _model(self) -> dict[str, Any]:
+        options = stage2_model(self.cfg, self.plugin, self.prior, None, self.zero_count)
         return {**model_config(self.cfg), **options}
 
-    def _collect(self, collector: Any) -> SampleCache:
-        args, loader = self.args, self.cfg.train_dataloader
-        dataset = DATASETS.build(_without_repeats(loader.dataset))
-        self.metainfo = dataset.metainfo
-        capacities = collector.capacities(self.prior, len(dataset), args.passes, args.cache_size)
+    def _choice(self, dataset: BaseDataset) -> ImageChoice:
+        """Which images are passed."""
+        args, per_class = self.args, self.args.images_per_class or IMAGES_PER_CLASS[self.plugin]
+        if per_class == 'all':
+            return every_image(len(dataset), args.passes, self.prior)
+        classes = classes_of_images(self.plugin, dataset)
+        return enough_images(classes, len(self.prior), per_class, args.passes, args.seed)
+
+    def _collect(
+        self, collector: Collector, dataset: SeededDataset, choice: ImageChoice
+    ) -> SampleCache:
+        loader = self.cfg.train_dataloader
+        capacities = collector.capacities(choice, self.args.cache_size)
         if any((own[: len(self.prior)] < 1).any() for own in capacities.values()):
             raise ValueError('there is no room for a sample of each class: raise --cache-size')
-        identity = self._identity(len(dataset), capacities)
+        identity = self._identity(choice, capacities)
         cache = SampleCache(self.cache_dir, identity, collector.layouts, capacities)
         size = sum(collector.layouts[name].bytes * own.sum() for name, own in capacities.items())
         slots = sum(int(own.sum()) for own in capacities.values())
         print(
-            f'{len(dataset):,} images, {args.passes} times: {collector.how}. Up to {slots:,} '
+            f'{choice.how(len(dataset.dataset))}, and {collector.how}. Up to {slots:,} '
             f'samples, {size / 1e6:,.0f} MB in {self.cache_dir}, and then up to 2 GB of memory. Of '
             'a class with more samples than slots, each is kept with the same probability.'
         )
         if cache.resumed:
-            print(f'Going on after {cache.done * loader.batch_size:,} images.')
-        seeded = SeededDataset(dataset, args.seed, args.passes)
+            done = min(cache.done * loader.batch_size, len(choice))
+            print(f'Going on after {done:,} images.')
         options = {'batch_size': loader.batch_size, 'num_workers': loader.get('num_workers', 0)}
-        collect(collector, cache, seeded, seed=args.seed, **options)
+        collect(collector, cache, dataset, choice, **options)
         return cache
 
-    def _identity(self, length: int, capacities: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def _identity(
+        self, choice: ImageChoice, capacities: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
         """What decides the samples; those of anything else are not gone on from."""
         args, data = self.args, self.cfg.train_dataloader
         files = [args.checkpoint]
@@ -199,7 +230,7 @@ class Calibration:
         return {
             'config': hashlib.sha256(config.encode()).hexdigest(),
             'files': [[path, Path(path).is_file() and file_identity(path)] for path in files],
-            'options': [args.seed, args.passes, length],
+            'options': [args.seed, choice.identity],
         }
 
     def _check_missing(self, one_pass: OnePass) -> None:
@@ -213,8 +244,8 @@ class Calibration:
     def _exp_scale(self, one_pass: OnePass, model: torch.nn.Module) -> float:
         """ρ: as given, as in the config of stage 2, or the best."""
         given = self.args.exp_scale
-        if given is None and is_calibrated(self.cfg):
-            given = self.cfg.model.get('exp_scale')
+        if given is None and self.is_calibrated:
+            (given,) = {loss.exp_scale for loss in one_pass.losses.values()}
         if given is not None and given != 'auto':
             return given
         score = SCORES[self.plugin]
@@ -222,6 +253,15 @@ class Calibration:
         rows = [[f'{exp_scale:g}', f'{found:.2f}'] for exp_scale, found in scores.items()]
         print(markdown_table(['ρ', f'mean {score} of the classes, held-out samples'], rows))
         return max(scores, key=scores.get)
+
+    def _fit(self, one_pass: OnePass, model: torch.nn.Module, exp_scale: float) -> None:
+        for name, calibration in calibrations_of(model).items():
+            fit = one_pass.fit(calibration, name, exp_scale)
+            ending = '' if fit.converged else ', not yet converged'
+            print(
+                f'{name}: loss {fit.before:.5f} to {fit.after:.5f} in {fit.steps} steps on '
+                f'{len(one_pass.samples[name]):,} samples{ending}'
+            )
 
     def _check_config(self) -> None:
         """Write the config as a draft and read it: some options cannot be written so."""
@@ -240,14 +280,14 @@ class Calibration:
         finally:
             draft.unlink(missing_ok=True)
 
-    def _write(self, model: torch.nn.Module, exp_scale: float) -> None:
+    def _write(self, model: torch.nn.Module, exp_scale: float, metainfo: Mapping[str, Any]) -> None:
         """Write the prior, the config and the checkpoint, which is last: with it, all is there."""
         out = self.args.out
         prior, config = _prior_of(out), out.with_suffix('.py')
         self.prior.to_json(prior)
         config.write_text(self._config(prior, exp_scale), encoding='utf-8')
         meta = {'exp_scale': exp_scale, 'calibrated': str(self.args.checkpoint)}
-        save_model(model, out, dataset_meta=self.metainfo, **meta)
+        save_model(model, out, dataset_meta=metainfo, **meta)
         print(f'ρ = {exp_scale:g}. Written to {out}; its config is {config}.')
 
     def _config(self, prior: Path, exp_scale: float) -> str:

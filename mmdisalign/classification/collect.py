@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..calibration import ClassPrior
-from ..engine.collect import captured, checked_logits, in_half
+from ..engine.collect import Collected, captured, checked_logits, in_half
 from ..engine.confidence import calibrations_of
 from ..engine.fit import Samples
+from ..engine.image_choice import ImageChoice
 from ..engine.sample_cache import Layout, fair_capacities
 from ..losses import GRWCrossEntropyLoss
 from .classifiers import CalibratedImageClassifier
@@ -27,7 +27,7 @@ class SampleCollector:
         ValueError: If it has no calibration with a confidence, or another loss.
     """
 
-    how = 'every image'
+    how = 'the scores of each'
 
     def __init__(self, model: CalibratedImageClassifier) -> None:
         found, loss = calibrations_of(model), model.head.loss_module
@@ -41,17 +41,12 @@ class SampleCollector:
         self.layouts = {self.name: Layout(1, calibration.in_channels, calibration.num_classes)}
         self.losses = {self.name: loss}
 
-    def capacities(
-        self, prior: ClassPrior, num_images: int, passes: int, num_bytes: float
-    ) -> dict[str, np.ndarray]:
+    def capacities(self, choice: ImageChoice, num_bytes: float) -> dict[str, np.ndarray]:
         """Slots of each class."""
-        # A prior may be of other images, or in other units: then all classes are alike.
-        known = prior.counts.sum() == num_images
-        expected = prior.counts if known else np.full(len(prior), float(num_images))
         slots = int(num_bytes // self.layouts[self.name].bytes)
-        return {self.name: fair_capacities(expected * passes, slots)}
+        return {self.name: fair_capacities(choice.images, slots)}
 
-    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[tuple[str, Samples, float]]:
+    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[Collected]:
         data = self.model.data_preprocessor(data, True)
         with captured(self.model.head.calibration) as passes:
             self.model.head(self.model.extract_feat(data['inputs']))
@@ -65,4 +60,4 @@ class SampleCollector:
             weight=np.ones(len(label)),
             image=np.arange(len(label), dtype=np.int32),
         )
-        yield self.name, samples, float(len(label))
+        yield self.name, samples, dict.fromkeys(range(len(label)), 1.0)

@@ -10,10 +10,10 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
-from ..calibration import ClassPrior
-from ..engine.collect import captured, checked_logits, in_half
+from ..engine.collect import Collected, captured, checked_logits, in_half
 from ..engine.confidence import calibrations_of
 from ..engine.fit import Samples
+from ..engine.image_choice import ImageChoice
 from ..engine.sample_cache import Layout, fair_capacities
 from .detectors import CalibratedTwoStageDetector
 from .losses import GRWCrossEntropyLoss
@@ -47,7 +47,7 @@ class SampleCollector:
 
     @property
     def how(self) -> str:
-        return f'the {self._per_image()} proposals of an image that training samples'
+        return f'the {self._per_image()} proposals of each that training samples'
 
     def _samplers(self) -> list[Any]:
         stages = self.model.train_cfg.rcnn
@@ -57,22 +57,16 @@ class SampleCollector:
     def _per_image(self) -> int:
         return max(sampler.num for sampler in self._samplers())
 
-    def capacities(
-        self, prior: ClassPrior, num_images: int, passes: int, num_bytes: float
-    ) -> dict[str, np.ndarray]:
+    def capacities(self, choice: ImageChoice, num_bytes: float) -> dict[str, np.ndarray]:
         """Slots of each class, and of the background."""
-        images = np.full(len(prior), float(num_images))
-        if prior.images is not None:
-            images = np.minimum(images, prior.images)
         share = max(sampler.get('pos_fraction', 1.0) for sampler in self._samplers())
-        foreground = np.maximum(images * passes, 1) * self._per_image() * share
-        expected = np.append(foreground, num_images * passes * self._per_image())
+        expected = self._per_image() * np.append(share * choice.images, len(choice))
         return {
             name: fair_capacities(expected, int(num_bytes / len(self.heads) // layout.bytes))
             for name, layout in self.layouts.items()
         }
 
-    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[tuple[str, Samples, float]]:
+    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[Collected]:
         data = self.model.data_preprocessor(data, True)
         for image, sample in enumerate(data['data_samples']):
             # One by one, for the heads do not say which image a proposal is of.
@@ -80,7 +74,7 @@ class SampleCollector:
 
     def _of_image(
         self, inputs: Tensor, data_sample: DetDataSample, image: int
-    ) -> Iterator[tuple[str, Samples, float]]:
+    ) -> Iterator[Collected]:
         with ExitStack() as stack:
             seen = {
                 name: [stack.enter_context(captured(part)) for part in (head.fc_cls, head.loss_cls)]
@@ -101,4 +95,4 @@ class SampleCollector:
                 weight=weights[chosen].double().cpu().numpy(),
                 image=np.full(len(chosen), image, np.int32),
             )
-            yield name, samples, float(len(labels))
+            yield name, samples, {image: float(len(labels))}

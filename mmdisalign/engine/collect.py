@@ -15,13 +15,14 @@ from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..calibration import ClassPrior
 from ..losses import GRWCrossEntropyLoss
 from .fit import Samples
+from .image_choice import ImageChoice
 from .progress import progress_bar
 from .sample_cache import Layout, SampleCache
 
 SECONDS_BETWEEN_SAVES = 2.0
+Collected = tuple[str, Samples, Mapping[int, float]]
 
 
 class Collector(Protocol):
@@ -30,43 +31,38 @@ class Collector(Protocol):
     Attributes:
         layouts: Size of a sample of each calibration, by name.
         losses: The loss whose optimum the calibration is to be, by name.
-        how: How samples are drawn, in words.
+        how: How samples are drawn from an image, in words.
     """
 
     layouts: Mapping[str, Layout]
     losses: Mapping[str, GRWCrossEntropyLoss]
     how: str
 
-    def capacities(
-        self, prior: ClassPrior, num_images: int, passes: int, num_bytes: float
-    ) -> dict[str, np.ndarray]:
+    def capacities(self, choice: ImageChoice, num_bytes: float) -> dict[str, np.ndarray]:
         """Slots for samples of each class, by calibration, that fit into so many bytes.
 
         Args:
-            prior: Of the training data.
-            num_images: Of one pass.
-            passes: How often the images are passed.
+            choice: The images that are passed.
             num_bytes: For all calibrations.
         """
 
-    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[tuple[str, Samples, float]]:
-        """Samples of a batch by calibration, and how many elements it had, ignored ones included.
+    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[Collected]:
+        """Samples of a batch by calibration, and how many elements its images had.
 
-        ``Samples.image`` is the position of the image in the batch.
+        ``Samples.image`` is the position of the image in the batch, as are the keys of the last;
+        ignored elements are included.
         """
 
 
 class SeededDataset(Dataset):
-    """A data set, some times over, whose augmentation depends on the seed and the index alone.
+    """A data set whose augmentation depends on the seed and the index alone.
 
-    So a run that goes on from the middle sees what an unbroken one sees.
+    So a run that goes on from the middle sees what an unbroken one sees. An index beyond its end is
+    an image that is passed again, with other augmentation.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, passes: int) -> None:
-        self.dataset, self.seed, self.passes = dataset, seed, passes
-
-    def __len__(self) -> int:
-        return self.passes * len(self.dataset)
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, index: int) -> Any:
         seed_everything(self.seed, index)
@@ -121,9 +117,9 @@ def _check_finite(values: Tensor, what: str) -> None:
 def collect(
     collector: Collector,
     cache: SampleCache,
-    dataset: Dataset,
+    dataset: SeededDataset,
+    choice: ImageChoice,
     *,
-    seed: int,
     batch_size: int,
     num_workers: int,
 ) -> None:
@@ -132,63 +128,54 @@ def collect(
     Args:
         collector: Of the model.
         cache: Gets the samples.
-        dataset: Seeded, as often as it is to be passed.
-        seed: Of what is drawn.
+        dataset: Its seed is also that of what is drawn from an image.
+        choice: Which images are passed.
         batch_size: Images at a time.
         num_workers: Processes that load them.
     """
-    batches = range(cache.done, -(-len(dataset) // batch_size))
-    indices = range(cache.done * batch_size, len(dataset))
+    starts = range(cache.done * batch_size, len(choice), batch_size)
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=indices,
+        sampler=choice.index[starts.start :].tolist(),
         num_workers=num_workers,
         collate_fn=pseudo_collate,
     )
     saved = time.monotonic()
     with progress_bar() as bar, torch.no_grad():
-        task = bar.add_task('Collecting', total=len(dataset), completed=indices.start)
-        for number, data in zip(batches, loader):
-            rng = np.random.default_rng([seed, number])
-            seed_everything(seed, number)
-            images = _images(data, number * batch_size, len(dataset.dataset))
+        task = bar.add_task('Collecting', total=len(choice), completed=starts.start)
+        for start, data in zip(starts, loader):
+            batch = slice(start, start + batch_size)
+            numbers = _numbers(data, choice.index[batch] % len(dataset.dataset))
+            rng = np.random.default_rng([dataset.seed, cache.done])
+            seed_everything(dataset.seed, cache.done)
             try:
-                _collect_batch(collector, cache, data, rng, images)
+                for name, samples, elements in collector(data, rng):
+                    weight = choice.weight[batch]
+                    samples.weight = samples.weight * weight[samples.image]
+                    samples.image = numbers[samples.image]
+                    cache.reservoirs[name].offer(samples, rng)
+                    cache.elements[name] += sum(weight[i] * n for i, n in elements.items())
             except FloatingPointError as error:
                 raise FloatingPointError(f'{error} ({", ".join(_paths(data))})') from None
-            cache.done = number + 1
-            bar.update(task, completed=min(cache.done * batch_size, len(dataset)))
+            cache.done += 1
+            bar.update(task, completed=min(batch.stop, len(choice)))
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 cache.save()
                 saved = time.monotonic()
     cache.save()
 
 
-def _collect_batch(
-    collector: Collector,
-    cache: SampleCache,
-    data: Any,
-    rng: np.random.Generator,
-    images: np.ndarray,
-) -> None:
-    for name, samples, elements in collector(data, rng):
-        samples.image = images[samples.image]
-        cache.reservoirs[name].offer(samples, rng)
-        cache.elements[name] += elements
-
-
-def _images(data: Any, first: int, length: int) -> np.ndarray:
+def _numbers(data: Any, indices: np.ndarray) -> np.ndarray:
     """A number for each image of a batch, the same whenever it comes: in another pass, or repeated.
 
     Args:
         data: The batch.
-        first: Number of its first image in all passes.
-        length: Of one pass; an image without a path is known by its place.
+        indices: Of its images in the data set; one without a path is known by it.
     """
     numbers = [
-        zlib.crc32(path.encode()) >> 1 if path else (first + position) % length
-        for position, path in enumerate(_paths(data))
+        zlib.crc32(path.encode()) >> 1 if path else index
+        for path, index in zip(_paths(data), indices)
     ]
     return np.array(numbers, dtype=np.int32)
 

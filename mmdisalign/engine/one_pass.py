@@ -21,7 +21,14 @@ from ..losses import GRWCrossEntropyLoss
 from .collect import Collector
 from .confidence import calibrations_of
 from .derive import registered_class
-from .fit import MAX_EVALUATIONS, Fit, Samples, balanced_score, fit_calibration, normalizer_of
+from .fit import (
+    MAX_EVALUATIONS,
+    Fit,
+    Samples,
+    balanced_score,
+    fit_calibration,
+    normalizer_of,
+)
 from .progress import progress_bar
 from .stage import CalibrationStageMixin
 
@@ -32,7 +39,11 @@ SCORES = {'segmentation': 'IoU', 'detection': 'IoU', 'classification': 'accuracy
 
 
 def stage2_model(
-    cfg: Config, plugin: str, prior: ClassPrior, exp_scale: float, zero_count: ZeroCount
+    cfg: Config,
+    plugin: str,
+    prior: ClassPrior,
+    exp_scale: Optional[float],
+    zero_count: ZeroCount,
 ) -> dict[str, Any]:
     """What turns the model of a config into that of stage 2; of ours, what changes in it.
 
@@ -40,19 +51,32 @@ def stage2_model(
         cfg: Config of stage 1 or 2.
         plugin: Such as ``'segmentation'``.
         prior: Class frequencies of the training data.
-        exp_scale: ρ.
+        exp_scale: ρ, or None, that of the config of stage 2, or of the model by default.
         zero_count: How to weigh classes that were never seen.
     """
-    options = {'class_prior': prior, 'exp_scale': exp_scale, 'zero_count': zero_count}
+    options: dict[str, Any] = {'class_prior': prior, 'zero_count': zero_count}
+    if exp_scale is not None:
+        options['exp_scale'] = exp_scale
     if is_calibrated(cfg):
         return options
     return {'type': import_module(f'mmdisalign.{plugin}').calibrated_model(cfg.model), **options}
 
 
 def is_calibrated(cfg: Config) -> bool:
-    """Whether a config is of stage 2."""
+    """Whether a config is of stage 2.
+
+    Raises:
+        ValueError: If it is, and its heads have losses of their own, which the prior would replace.
+    """
     models = import_module(f'{cfg.default_scope}.registry').MODELS
-    return issubclass(registered_class(cfg.model.type, models), CalibrationStageMixin)
+    if not issubclass(registered_class(cfg.model.type, models), CalibrationStageMixin):
+        return False
+    if cfg.model.get('class_prior') is None:
+        raise ValueError(
+            'a config of stage 2 has its class_prior on the model, to be fitted; with losses of '
+            "its heads' own, use train.py"
+        )
+    return True
 
 
 def build_stage2(model: Mapping[str, Any], checkpoint: str, seed: int) -> nn.Module:

@@ -10,10 +10,10 @@ import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
-from ..calibration import ClassPrior
-from ..engine.collect import captured, checked_logits, in_half
+from ..engine.collect import Collected, captured, checked_logits, in_half
 from ..engine.confidence import calibrations_of
 from ..engine.fit import Samples
+from ..engine.image_choice import ImageChoice
 from ..engine.sample_cache import Layout, fair_capacities
 from ..losses import GRWCrossEntropyLoss
 from .segmentors import CalibratedEncoderDecoder
@@ -49,27 +49,17 @@ class SampleCollector:
 
     @property
     def how(self) -> str:
-        return f'at most {self.most} pixels of each class in an image'
+        return f'at most {self.most} pixels of each class in each'
 
-    def capacities(
-        self, prior: ClassPrior, num_images: int, passes: int, num_bytes: float
-    ) -> dict[str, np.ndarray]:
+    def capacities(self, choice: ImageChoice, num_bytes: float) -> dict[str, np.ndarray]:
         """Slots of each class; where they are few, fewer pixels are drawn in an image."""
         slots = int(num_bytes // self.layouts[self.name].bytes)
-        images = np.full(len(prior), float(num_images))
-        if prior.images is not None:  # a crop shows no class that its image has not
-            images = np.minimum(images, prior.images)
-        expected = np.maximum(images * passes, 1)
-        self.most = int(np.clip(slots // expected.sum(), 1, MOST_OF_A_CLASS))
-        return {self.name: fair_capacities(expected * self.most, slots)}
+        # A crop shows no class that its image has not.
+        self.most = int(np.clip(slots // max(choice.images.sum(), 1), 1, MOST_OF_A_CLASS))
+        return {self.name: fair_capacities(choice.images * self.most, slots)}
 
-    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[tuple[str, Samples, float]]:
-        data = self.model.data_preprocessor(data, True)
-        with captured(self.head.calibration) as passes:
-            features = self.model.extract_feat(data['inputs'])
-            self.head.forward(*self.model._head_inputs(features))
-        ((logits, features), _) = passes[-1]
-        labels = BaseDecodeHead._stack_batch_gt(self.head, data['data_samples'])[:, 0]
+    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[Collected]:
+        (logits, features), _, labels = self._forward(data)
         for image, label in enumerate(labels):
             pixels, weight = self._draw(label.flatten().cpu().numpy(), rng)
             positions, taps = neighbours(
@@ -84,7 +74,16 @@ class SampleCollector:
                 weight=weight,
                 image=np.full(len(pixels), image, np.int32),
             )
-            yield self.name, samples, float(label.numel())
+            yield self.name, samples, {image: float(label.numel())}
+
+    def _forward(self, data: Any) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """What the calibration of a batch gets and gives, and the labels, shape (N, H, W)."""
+        data = self.model.data_preprocessor(data, True)
+        with captured(self.head.calibration) as passes:
+            features = self.model.extract_feat(data['inputs'])
+            self.head.forward(*self.model._head_inputs(features))
+        labels = BaseDecodeHead._stack_batch_gt(self.head, data['data_samples'])[:, 0]
+        return *passes[-1], labels
 
     def _draw(self, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the drawn pixels, and what each stands for, both (S,)."""
