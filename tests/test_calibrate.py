@@ -62,6 +62,14 @@ def test_it_says_what_it_does(project: Path, calibrated: str) -> None:
     assert json.loads((project / 'whole_prior.json').read_text())['classes'][0]
 
 
+def test_it_checks_the_samples_against_every_pixel(calibrated: str) -> None:
+    found = re.search(r'of 4 images: (\S+) to (\S+); by their samples, (\S+) ±', calibrated)
+    before, after, sampled = (float(value.rstrip(',')) for value in found.groups())
+    assert after < before
+    assert sampled == pytest.approx(after, rel=0.2)  # of 4 small images
+    assert 'mistrust' not in calibrated
+
+
 def test_few_images_do_and_a_config_of_stage_2_has_its_own_exp_scale(
     repo: Path, project: Path, calibrated: str
 ) -> None:

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import BaseDataset
+from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdisalign import config_path
 from mmdisalign.analysis import markdown_table
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine import check_checkpoint, check_data, iter_datasets
-from mmdisalign.engine.collect import Collector, SeededDataset, collect
+from mmdisalign.engine.collect import Collector, FullCollector, SeededDataset, collect
 from mmdisalign.engine.confidence import calibrations_of, model_config
 from mmdisalign.engine.count_cache import file_identity
 from mmdisalign.engine.counting import classes_of_images, counter_of
@@ -30,6 +31,8 @@ from mmdisalign.engine.one_pass import (
     SCORES,
     OnePass,
     build_stage2,
+    check_fully,
+    class_weights,
     is_calibrated,
     released_weight_decay,
     stage2_model,
@@ -164,6 +167,11 @@ class Calibration:
         self._check_missing(one_pass)
         exp_scale = self._exp_scale(one_pass, model)
         self._fit(one_pass, model, exp_scale)
+        if isinstance(collector, FullCollector):
+            model.to(get_device())
+            (loss,) = collector.losses.values()
+            weight = class_weights(loss, exp_scale, self.zero_count)
+            print(check_fully(collector, seeded, choice, weight))
         print(f'Fitted in {time.monotonic() - collected:.0f} s.')
         self._write(model, exp_scale, dataset.metainfo)
         if args.cache_dir is None:

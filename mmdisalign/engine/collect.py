@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -52,6 +52,20 @@ class Collector(Protocol):
         ``Samples.image`` is the position of the image in the batch, as are the keys of the last;
         ignored elements are included.
         """
+
+
+@runtime_checkable
+class FullCollector(Collector, Protocol):
+    """One whose samples are few of the elements of an image, and which can have all of them.
+
+    Attributes:
+        model: What it collects from.
+    """
+
+    model: nn.Module
+
+    def full_losses(self, data: Any, class_weight: Tensor) -> tuple[float, float]:
+        """Sum of the loss over every element of a batch, before and after the calibration."""
 
 
 class SeededDataset(Dataset):

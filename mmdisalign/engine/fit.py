@@ -143,6 +143,34 @@ def sampled_loss(
     return loss / total
 
 
+def sampled_sum(
+    calibration: AdaptiveCalibration, samples: Samples, class_weight: Tensor
+) -> tuple[float, float]:
+    """Sum of the loss over the elements that samples stand for, and its standard error.
+
+    Of stratified sampling: in each image, those of a class were drawn with equal probability.
+
+    Args:
+        calibration: Calibrates the samples.
+        samples: The samples.
+        class_weight: Shape (C,) or (C + 1,).
+    """
+    losses = []
+    with torch.no_grad():
+        for features, logits, taps, label, _ in samples.chunks(np.arange(len(samples))):
+            scores = calibrated_scores(calibration, features, logits, taps)
+            losses.append(weighted_cross_entropy(scores, label, class_weight, reduction='none'))
+    loss = torch.cat(losses).double().numpy()
+    strata = np.unique(np.stack([samples.image, samples.label]), axis=1, return_inverse=True)[1]
+    number = np.bincount(strata.ravel())
+    mean, square, weight = (
+        np.bincount(strata.ravel(), values) / number for values in (loss, loss**2, samples.weight)
+    )
+    variance = (square - mean**2).clip(min=0) * number / np.maximum(number - 1, 1)
+    error = np.sqrt((weight * (weight - 1) * number * variance).sum())
+    return float(samples.weight @ loss), float(error)
+
+
 def normalizer_of(
     kind: str, samples: Samples, chosen: np.ndarray, class_weight: Tensor, num_elements: float
 ) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -11,6 +12,7 @@ from typing import Any, Optional, Union
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from ..calibration import AdaptiveCalibration, ClassPrior, ZeroCount, generalized_reweight
 from ..losses import GRWCrossEntropyLoss
-from .collect import Collector
+from .collect import Collector, FullCollector, SeededDataset
 from .confidence import calibrations_of
 from .derive import registered_class
 from .fit import (
@@ -28,13 +30,17 @@ from .fit import (
     balanced_score,
     fit_calibration,
     normalizer_of,
+    sampled_sum,
 )
+from .image_choice import ImageChoice
 from .progress import progress_bar
 from .stage import CalibrationStageMixin
 
 EXP_SCALES = tuple(step / 5 for step in range(9))  # 0 to 1.6, what 'auto' tries
 HELD_OUT = 5  # one image of so many is held out for 'auto'
 MOST_FOR_AUTO = 30_000  # samples that each of its fits takes
+CHECKED_IMAGES = 4
+MOST_ERRORS = 6  # by which a sampled loss may be off: errors are themselves estimated
 SCORES = {'segmentation': 'IoU', 'detection': 'IoU', 'classification': 'accuracy'}
 
 
@@ -197,6 +203,66 @@ class OnePass:
                 found = balanced_score(calibration, self.samples[name], judged, score)
                 scores[exp_scale] += found / len(calibrations)
         return scores
+
+
+@dataclass(frozen=True)
+class FullCheck:
+    """The loss of an element over every element of some images, and what their samples say of it.
+
+    Attributes:
+        images: How many images.
+        elements: Valid ones in them.
+        before: Loss before the fit.
+        after: And after.
+        sampled: What samples say of ``after``.
+        error: Standard error of that.
+    """
+
+    images: int
+    elements: int
+    before: float
+    after: float
+    sampled: float
+    error: float
+
+    def __str__(self) -> str:
+        text = (
+            f'Loss of all {self.elements:,} pixels of {self.images} images: {self.before:.5f} to '
+            f'{self.after:.5f}; by their samples, {self.sampled:.5f} ± {self.error:.5f}.'
+        )
+        if abs(self.after - self.sampled) > MOST_ERRORS * self.error + 1e-3 * self.after:
+            text += ' These differ by more than chance explains: mistrust this calibration.'
+        return text
+
+
+@torch.no_grad()
+def check_fully(
+    collector: FullCollector, dataset: SeededDataset, choice: ImageChoice, class_weight: Tensor
+) -> FullCheck:
+    """Compare the sampled loss with the full one, on a few of the images that were passed.
+
+    Args:
+        collector: Of the model, whose calibration is fitted.
+        dataset: The images.
+        choice: Which were passed.
+        class_weight: Shape (C,).
+    """
+    (name,) = collector.losses
+    indices = choice.index[:: -(-len(choice) // CHECKED_IMAGES)]
+    rng, sums, parts = np.random.default_rng(dataset.seed), [], []
+    for number, index in enumerate(indices.tolist()):
+        data = pseudo_collate([dataset[index]])
+        sums.append(collector.full_losses(data, class_weight))
+        ((_, samples, _),) = collector(data, rng)
+        samples.image = np.full(len(samples), number, np.int32)
+        parts.append(samples)
+    samples = Samples.joined(parts)
+    calibration = copy.deepcopy(calibrations_of(collector.model)[name]).cpu()
+    sampled, error = sampled_sum(calibration, samples, class_weight)
+    elements = samples.weight.sum()
+    before, after = np.sum(sums, axis=0)
+    values = [float(value / elements) for value in (before, after, sampled, error)]
+    return FullCheck(len(indices), round(elements), *values)
 
 
 def released_weight_decay(fragment: Union[str, Path]) -> float:

@@ -16,6 +16,7 @@ from ..engine.fit import Samples
 from ..engine.image_choice import ImageChoice
 from ..engine.sample_cache import Layout, fair_capacities
 from ..losses import GRWCrossEntropyLoss
+from ..losses.tiled import tiled_cross_entropy
 from .segmentors import CalibratedEncoderDecoder
 
 MOST_OF_A_CLASS = 64  # pixels in an image: its neighbours tell little that is new
@@ -75,6 +76,27 @@ class SampleCollector:
                 image=np.full(len(pixels), image, np.int32),
             )
             yield self.name, samples, {image: float(label.numel())}
+
+    def full_losses(self, data: Any, class_weight: Tensor) -> tuple[float, float]:
+        """Sum of the loss over every pixel of a batch, before and after the calibration.
+
+        Args:
+            data: The batch.
+            class_weight: Shape (C,).
+        """
+        (logits, _), calibrated, labels = self._forward(data)
+        before, after = (
+            tiled_cross_entropy(
+                scores,
+                labels,
+                class_weight.to(scores.device),
+                align_corners=self.head.align_corners,
+                ignore_index=self.head.ignore_index,
+                reduction='sum',
+            )[0]
+            for scores in (logits, calibrated)
+        )
+        return float(before), float(after)
 
     def _forward(self, data: Any) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """What the calibration of a batch gets and gives, and the labels, shape (N, H, W)."""
