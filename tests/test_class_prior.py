@@ -125,7 +125,9 @@ def test_data_at_fault_end_the_tool_with_the_split_and_the_file(tool: Tool, tmp_
     (tmp_path / 'list.txt').write_text('a.jpg 0\nb.jpg 7\nc.jpg 1\n')
     (tmp_path / 'stage1.py').write_text(LIST)
     classes = ['--cfg-options', 'train_dataloader.dataset.classes=[cat,dog]']
-    with pytest.raises(SystemExit, match=r'stage1\.py, train split: .*list\.txt, line 2.*label 7'):
+    with pytest.raises(
+        SystemExit, match=r'stage1\.py, train split: .*list\.txt, line 2.*label 7.*--skip-err'
+    ):
         tool('stage1.py', '--out', 'prior.json', *classes)
     assert not (tmp_path / 'prior.json').exists()
     output = tool('stage1.py', '--skip-errors', *classes)

@@ -277,7 +277,7 @@ def test_a_truncated_map_is_named(maps: Path) -> None:
 
 def test_a_label_beyond_the_classes_is_named(maps: Path) -> None:
     paint(maps / '002.png', 200)
-    message = r'maps/002\.png: label 200 in 6 pixels, but the data set has 11 classes; --skip-err'
+    message = r'maps/002\.png: label 200 in 6 pixels, but the data set has 11 classes'
     for _ in range(2):  # from the file, and from the cache
         with pytest.raises(CountError, match=message):
             count_pixels(dataset(maps.parent))
@@ -322,14 +322,24 @@ def test_the_classes_of_each_map_come_from_the_count(maps: Path, capsys) -> None
     load = [dict(type='LoadAnnotations')]
     whole = dataset(maps.parent, reduce_zero_label=True, pipeline=load)
     count_pixels(whole)
-    capsys.readouterr()
-    # A 0 in the file is ignored, and the others are one less.
-    for config in (whole, dict(type='ConcatDataset', datasets=[whole, whole])):
+    # A 0 in the file is ignored, and the others are one less, but where they are not reduced.
+    plain = dict(whole, reduce_zero_label=False)
+    count_pixels(plain)
+    reduced = [[0], *([index - 1, index] for index in range(1, 8))]
+    keys = ['reduce_zero_label', 'label_map']
+    unreduced = [[index, index + 1] for index in range(8)]
+    for config, expected in (
+        (whole, reduced),
+        (
+            dict(type='ConcatDataset', datasets=[whole, plain], ignore_keys=keys),
+            reduced + unreduced,
+        ),
+    ):
+        capsys.readouterr()
         built = DATASETS.build(config)
-        found = classes_of_images('segmentation', built)
-        expected = [[0], *([index - 1, index] for index in range(1, 8))]
-        assert [own.tolist() for own in found] == expected * (len(built) // 8)
-        assert '8 from the cache, 0 counted' in capsys.readouterr().out
+        found = classes_of_images('segmentation', built, 11)
+        assert [own.tolist() for own in found] == expected
+        assert ' 0 counted' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -343,12 +353,12 @@ def test_a_map_without_classes_to_tell_is_named(maps: Path, spoil: Any, message:
     spoil(maps / '003.png')
     built = DATASETS.build(dataset(maps.parent, pipeline=[]))
     with pytest.raises(CountError, match=message):
-        classes_of_images('segmentation', built)
+        classes_of_images('segmentation', built, 11)
 
 
 def test_a_wrapper_that_hides_what_is_in_an_image_is_named() -> None:
     with pytest.raises(TypeError, match=r'list does not tell .* --images-per-class all'):
-        classes_of_images('segmentation', [])
+        classes_of_images('segmentation', [], 11)
 
 
 # Detection
@@ -463,7 +473,7 @@ def test_the_classes_of_each_image_are_those_of_its_instances(tmp_path: Path) ->
         ann_file='train.json',
         pipeline=[],
     )
-    found = classes_of_images('detection', DETECTION.build(config))
+    found = classes_of_images('detection', DETECTION.build(config), 2)
     assert [own.tolist() for own in found] == [[0, 1], [1]]
 
 
@@ -471,12 +481,13 @@ def test_the_classes_of_each_image_are_those_of_its_instances(tmp_path: Path) ->
 
 
 def test_the_class_of_each_image_is_its_label(tmp_path: Path) -> None:
+    init_default_scope('mmpretrain')
     from mmpretrain.registry import DATASETS as CLASSIFICATION
 
     (tmp_path / 'train.txt').write_text('a.jpg 2\nb.jpg 0\n')
     config = dict(type='CustomDataset', data_root=str(tmp_path), ann_file='train.txt', pipeline=[])
     repeated = dict(type='RepeatDataset', times=2, dataset=config)
-    found = classes_of_images('classification', CLASSIFICATION.build(repeated))
+    found = classes_of_images('classification', CLASSIFICATION.build(repeated), 3)
     assert [own.tolist() for own in found] == [[2], [0]] * 2
 
 

@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from mmdisalign.analysis.imbalance import describe
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine import check_data
-from mmdisalign.engine.counting import CountError, counter_of
+from mmdisalign.engine.counting import AnnotationFault, CountError, counter_of
 from mmdisalign.engine.launch import plugin_of
 
 
@@ -72,7 +72,9 @@ def count(args: argparse.Namespace) -> ClassPrior:
             cfg[f'{args.split}_dataloader'].dataset, skip_errors=args.skip_errors
         )
     except CountError as error:
-        sys.exit(f'{args.config}, {args.split} split: {error}')
+        hint = '; --skip-errors leaves it out and counts the rest'
+        hint = hint if isinstance(error, AnnotationFault) else ''
+        sys.exit(f'{args.config}, {args.split} split: {error}{hint}')
 
 
 if __name__ == '__main__':

@@ -59,7 +59,7 @@ def count_images(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     return counted_prior(counts, classes, counts)
 
 
-def classes_of(infos: Iterable[dict], _: BaseDataset) -> list[np.ndarray]:
+def classes_of(infos: Iterable[dict], _: BaseDataset, __: int) -> list[np.ndarray]:
     """The class of each image; see :func:`classes_of_images`."""
     return [np.atleast_1d(info['gt_label']) for info in infos]
 

@@ -67,7 +67,7 @@ def count_instances(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     return counted_prior(instances, classes, images)
 
 
-def classes_of(infos: Iterable[Mapping[str, Any]], _: BaseDataset) -> list[np.ndarray]:
+def classes_of(infos: Iterable[Mapping[str, Any]], _: BaseDataset, __: int) -> list[np.ndarray]:
     """The classes of each image's instances; see :func:`classes_of_images`."""
     return [np.unique(_labels(info)).astype(int) for info in infos]
 

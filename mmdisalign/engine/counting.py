@@ -14,6 +14,7 @@ from mmengine.registry import Registry
 
 from ..calibration import ClassPrior
 from .data_check import iter_datasets
+from .progress import progress_bar
 
 NUM_SHOWN = 20
 # What counts, by plug-in.
@@ -29,15 +30,16 @@ def counter_of(plugin: str) -> Callable[..., ClassPrior]:
     return getattr(import_module(f'mmdisalign.{plugin}.count'), COUNTERS[plugin])
 
 
-def classes_of_images(plugin: str, dataset: BaseDataset) -> list[np.ndarray]:
+def classes_of_images(plugin: str, dataset: BaseDataset, num_classes: int) -> list[np.ndarray]:
     """The classes that each image of a data set, or of a wrapper, has.
 
     Args:
         plugin: Such as ``'segmentation'``.
         dataset: One that is built.
+        num_classes: C.
 
     Raises:
-        CountError: If an annotation cannot be read.
+        CountError: If an annotation cannot be read, or has another label.
         TypeError: If a wrapper does not tell what is in an image.
     """
     if not hasattr(dataset, 'get_data_info'):
@@ -45,24 +47,28 @@ def classes_of_images(plugin: str, dataset: BaseDataset) -> list[np.ndarray]:
             f'{type(dataset).__name__} does not tell what is in an image: take every image, '
             '--images-per-class all'
         )
-    # One at a time: those of a large data set, with its polygons, take gigabytes.
-    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-    return import_module(f'mmdisalign.{plugin}.count').classes_of(infos, dataset)
+    classes_of = import_module(f'mmdisalign.{plugin}.count').classes_of
+    with progress_bar() as bar:
+        indices = bar.track(range(len(dataset)), description='Looking for the classes')
+        # One at a time: those of a large data set, with its polygons, take gigabytes.
+        return classes_of((dataset.get_data_info(index) for index in indices), dataset, num_classes)
 
 
 def leaves_of(dataset: BaseDataset) -> Iterator[BaseDataset]:
     """The data sets below wrappers, which are built."""
-    if hasattr(dataset, 'dataset'):
-        yield from leaves_of(dataset.dataset)
-    elif hasattr(dataset, 'datasets'):
-        for part in dataset.datasets:
-            yield from leaves_of(part)
-    else:
+    if isinstance(dataset, BaseDataset):
         yield dataset
+        return
+    for part in getattr(dataset, 'datasets', None) or [dataset.dataset]:
+        yield from leaves_of(part)
 
 
 class CountError(ValueError):
     """The data cannot be counted; the message names the file and what is wrong with it."""
+
+
+class AnnotationFault(CountError):
+    """One annotation is at fault: the rest could be counted without it."""
 
 
 class Faults:
@@ -80,9 +86,9 @@ class Faults:
         self.found: list[str] = []
 
     def add(self, fault: str) -> None:
-        """Take note of a fault, or raise CountError with it."""
+        """Take note of a fault, or raise AnnotationFault with it."""
         if not self.skip:
-            raise CountError(f'{fault}; --skip-errors leaves it out and counts the rest')
+            raise AnnotationFault(fault)
         self.found.append(fault)
 
     def report(self, total: int, unit: str) -> None:

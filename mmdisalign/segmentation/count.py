@@ -19,6 +19,7 @@ from ..calibration import ClassPrior
 from ..engine.count_cache import Key, cache_key
 from ..engine.count_files import count_files
 from ..engine.counting import (
+    AnnotationFault,
     CountError,
     Faults,
     common_classes,
@@ -75,19 +76,28 @@ def count_pixels(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     return counted_prior(pixels, classes, images)
 
 
-def classes_of(infos: Iterable[Mapping[str, Any]], dataset: BaseDataset) -> list[np.ndarray]:
+def classes_of(
+    infos: Iterable[Mapping[str, Any]], dataset: BaseDataset, num_classes: int
+) -> list[np.ndarray]:
     """The classes of each image's map, see :func:`classes_of_images`; counts are cached."""
-    maps = {each.path: each for leaf in leaves_of(dataset) for each in _maps_of_built(leaf)}
+    # Parts of a data set may have the same maps with other labels in them.
+    maps = {_settings(each.info): each for leaf in leaves_of(dataset) for each in _built_maps(leaf)}
     found: dict[str, np.ndarray] = {}
 
     def add(each: _Map, counted: Union[Histogram, str]) -> None:
-        fault = each.fault(counted, len(dataset.metainfo['classes']))
+        fault = each.fault(counted, num_classes)
         if fault:
-            raise CountError(fault)
-        found[each.path] = np.array([label for label, _ in each.counting(counted)])
+            raise AnnotationFault(fault)
+        labels = [label for label, _ in each.counting(counted)]
+        found[_settings(each.info)] = np.array(labels, dtype=int)
 
     count_files(list(maps.values()), add, 'maps')
-    return [found[info['seg_map_path']] for info in infos]
+    return [found[_settings(info)] for info in infos]
+
+
+def _settings(info: Mapping[str, Any]) -> str:
+    """What a data set says of an image, but for its number there."""
+    return repr({key: value for key, value in info.items() if key != 'sample_idx'})
 
 
 def loading_transform(pipeline: Sequence[Any]) -> LoadAnyAnnotations:
@@ -167,7 +177,7 @@ def _maps(config: Mapping[str, Any], part: BaseDataset) -> list[_Map]:
     return _maps_loaded(read_annotations(part), load, part.ignore_index)
 
 
-def _maps_of_built(part: BaseDataset) -> list[_Map]:
+def _built_maps(part: BaseDataset) -> list[_Map]:
     """The maps of a data set that is built, pipeline and all."""
     infos = [part.get_data_info(index) for index in range(len(part))]
     for info in infos:
@@ -179,7 +189,7 @@ def _maps_of_built(part: BaseDataset) -> list[_Map]:
 def _maps_loaded(
     infos: Sequence[dict[str, Any]], load: LoadAnyAnnotations, ignore_index: int
 ) -> list[_Map]:
-    if 'seg_map_path' not in infos[0]:
+    if infos and 'seg_map_path' not in infos[0]:
         raise CountError(
             f'{infos[0]["img_path"]} has no annotation: name the folder, data_prefix.seg_map_path'
         )
