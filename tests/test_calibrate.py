@@ -57,7 +57,7 @@ def test_only_the_calibration_changed(project: Path, calibrated: str) -> None:
 
 
 def test_it_says_what_it_does(project: Path, calibrated: str) -> None:
-    assert '132 of 132 images, up to 8 times, 1,056 in all, and at most 64 pixels' in calibrated
+    assert '132 of 132 images, 8 times, 1,056 in all, and at most 64 pixels' in calibrated
     assert 'MB in kept' in calibrated
     assert json.loads((project / 'whole_prior.json').read_text())['classes'][0]
 

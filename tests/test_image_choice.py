@@ -94,6 +94,7 @@ def test_the_seed_decides() -> None:
 def test_it_says_how_many() -> None:
     choice = enough_images([*one_class(0, 100), *one_class(1, 2)], 2, 10, passes=3, seed=0)
     assert choice.how(102) == '12 of 102 images, up to 3 times, 16 in all'
+    assert every_image(9, 2, ClassPrior([1, 2])).how(9) == '9 of 9 images, 2 times, 18 in all'
     assert every_image(1234, 1, ClassPrior([1, 2])).how(1234) == '1,234 of 1,234 images'
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
+import shutil
+import sys
 import time
 from collections.abc import Mapping
 from importlib import import_module
@@ -17,14 +20,14 @@ from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmdisalign import config_path
+from mmdisalign import __version__, config_path
 from mmdisalign.analysis import markdown_table
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine import check_checkpoint, check_data, iter_datasets
 from mmdisalign.engine.collect import Collector, FullCollector, SeededDataset, collect
 from mmdisalign.engine.confidence import calibrations_of, model_config
 from mmdisalign.engine.count_cache import file_identity
-from mmdisalign.engine.counting import classes_of_images, counter_of
+from mmdisalign.engine.counting import CountError, classes_of_images, counter_of
 from mmdisalign.engine.image_choice import ImageChoice, enough_images, every_image
 from mmdisalign.engine.launch import plugin_of
 from mmdisalign.engine.one_pass import (
@@ -164,16 +167,17 @@ class Calibration:
         model.cpu()
         samples = {name: own.samples() for name, own in cache.reservoirs.items()}
         one_pass = OnePass(collector, samples, cache.elements, self.zero_count, decay)
-        self._check_missing(one_pass)
+        one_pass.check_classes()
         exp_scale = self._exp_scale(one_pass, model)
         self._fit(one_pass, model, exp_scale)
-        if isinstance(collector, FullCollector):
-            model.to(get_device())
-            (loss,) = collector.losses.values()
-            weight = class_weights(loss, exp_scale, self.zero_count)
-            print(check_fully(collector, seeded, choice, weight))
         print(f'Fitted in {time.monotonic() - collected:.0f} s.')
         self._write(model, exp_scale, dataset.metainfo)
+        if isinstance(collector, FullCollector):
+            ((name, own),) = samples.items()
+            weight = class_weights(collector.losses[name], exp_scale, self.zero_count)
+            calibration = copy.deepcopy(calibrations_of(model)[name])
+            model.to(get_device())
+            print(check_fully(collector, own, calibration, seeded, choice, weight))
         if args.cache_dir is None:
             cache.remove()
 
@@ -196,10 +200,12 @@ class Calibration:
 
     def _choice(self, dataset: BaseDataset) -> ImageChoice:
         """Which images are passed."""
+        if not len(dataset):
+            raise ValueError('the training data set of the config has no images')
         args, per_class = self.args, self.args.images_per_class or IMAGES_PER_CLASS[self.plugin]
         if per_class == 'all':
             return every_image(len(dataset), args.passes, self.prior)
-        classes = classes_of_images(self.plugin, dataset)
+        classes = classes_of_images(self.plugin, dataset, len(self.prior))
         return enough_images(classes, len(self.prior), per_class, args.passes, args.seed)
 
     def _collect(
@@ -222,6 +228,9 @@ class Calibration:
             done = min(cache.done * loader.batch_size, len(choice))
             print(f'Going on after {done:,} images.')
         options = {'batch_size': loader.batch_size, 'num_workers': loader.get('num_workers', 0)}
+        if self.args.cache_dir is None:  # what other arguments left there
+            for other in set(self.cache_dir.glob('samples_*')) - {cache.folder}:
+                shutil.rmtree(other)
         collect(collector, cache, dataset, choice, **options)
         return cache
 
@@ -234,20 +243,14 @@ class Calibration:
         for part in iter_datasets(data.dataset):
             files.append(str(Path(part.get('data_root') or '', part.get('ann_file') or '')))
         slots = {name: own.tolist() for name, own in capacities.items()}
-        config = repr((model_config(self.cfg), data, slots))
+        # Of the loader, the batch size decides what is drawn together.
+        parts = (model_config(self.cfg), data.dataset, data.batch_size, slots, __version__)
+        config = repr((*parts, import_module(self.cfg.default_scope).__version__))
         return {
             'config': hashlib.sha256(config.encode()).hexdigest(),
             'files': [[path, Path(path).is_file() and file_identity(path)] for path in files],
             'options': [args.seed, choice.identity],
         }
-
-    def _check_missing(self, one_pass: OnePass) -> None:
-        missing = one_pass.missing()
-        if missing and self.zero_count is None:
-            raise ValueError(
-                f'no sample of {", ".join(missing)}: the training pipeline never showed it. More '
-                '--passes may; with --zero-count ignore, it is left without'
-            )
 
     def _exp_scale(self, one_pass: OnePass, model: torch.nn.Module) -> float:
         """ρ: as given, as in the config of stage 2, or the best."""
@@ -318,7 +321,10 @@ def _without_repeats(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def main() -> None:
     """Calibrate as the command line says."""
-    Calibration(parse_args()).run()
+    try:
+        Calibration(parse_args()).run()
+    except CountError as error:
+        sys.exit(f'{error}; training needs it mended, or out of its data set')
 
 
 if __name__ == '__main__':

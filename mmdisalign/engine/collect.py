@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..losses import GRWCrossEntropyLoss
 from .fit import Samples
-from .image_choice import ImageChoice
+from .image_choice import ImageChoice, image_numbers
 from .progress import progress_bar
 from .sample_cache import Layout, SampleCache
 
@@ -59,13 +58,18 @@ class FullCollector(Collector, Protocol):
     """One whose samples are few of the elements of an image, and which can have all of them.
 
     Attributes:
-        model: What it collects from.
+        unit: What to call the elements.
     """
 
-    model: nn.Module
+    unit: str
 
-    def full_losses(self, data: Any, class_weight: Tensor) -> tuple[float, float]:
-        """Sum of the loss over every element of a batch, before and after the calibration."""
+    def full_losses(self, data: Any, class_weight: Tensor) -> tuple[int, float, float]:
+        """How many valid elements a batch has, and the sum of their loss before and after the fit.
+
+        Args:
+            data: The batch.
+            class_weight: Shape (C,).
+        """
 
 
 class SeededDataset(Dataset):
@@ -155,19 +159,19 @@ def collect(
         num_workers=num_workers,
         collate_fn=pseudo_collate,
     )
+    numbers = image_numbers(dataset.dataset, choice.index)
     saved = time.monotonic()
     with progress_bar() as bar, torch.no_grad():
         task = bar.add_task('Collecting', total=len(choice), completed=starts.start)
         for start, data in zip(starts, loader):
             batch = slice(start, start + batch_size)
-            numbers = _numbers(data, choice.index[batch] % len(dataset.dataset))
             rng = np.random.default_rng([dataset.seed, cache.done])
             seed_everything(dataset.seed, cache.done)
             try:
                 for name, samples, elements in collector(data, rng):
                     weight = choice.weight[batch]
                     samples.weight = samples.weight * weight[samples.image]
-                    samples.image = numbers[samples.image]
+                    samples.image = numbers[batch][samples.image]
                     cache.reservoirs[name].offer(samples, rng)
                     cache.elements[name] += sum(weight[i] * n for i, n in elements.items())
             except FloatingPointError as error:
@@ -178,20 +182,6 @@ def collect(
                 cache.save()
                 saved = time.monotonic()
     cache.save()
-
-
-def _numbers(data: Any, indices: np.ndarray) -> np.ndarray:
-    """A number for each image of a batch, the same whenever it comes: in another pass, or repeated.
-
-    Args:
-        data: The batch.
-        indices: Of its images in the data set; one without a path is known by it.
-    """
-    numbers = [
-        zlib.crc32(path.encode()) >> 1 if path else index
-        for path, index in zip(_paths(data), indices)
-    ]
-    return np.array(numbers, dtype=np.int32)
 
 
 def _paths(data: Any) -> list[str]:

@@ -144,31 +144,27 @@ def sampled_loss(
 
 
 def sampled_sum(
-    calibration: AdaptiveCalibration, samples: Samples, class_weight: Tensor
+    calibration: AdaptiveCalibration, samples: Samples, chosen: np.ndarray, class_weight: Tensor
 ) -> tuple[float, float]:
-    """Sum of the loss over the elements that samples stand for, and its standard error.
+    """Sum of the loss over the elements that samples stand for, and its standard error at most.
 
-    Of stratified sampling: in each image, those of a class were drawn with equal probability.
+    As if each element had been drawn for itself, with probability 1 / weight (Poisson sampling):
+    that so many of each class are drawn in each image makes the true error smaller.
 
     Args:
         calibration: Calibrates the samples.
         samples: The samples.
+        chosen: Which of them, (n,).
         class_weight: Shape (C,) or (C + 1,).
     """
-    losses = []
+    total = variance = 0.0
     with torch.no_grad():
-        for features, logits, taps, label, _ in samples.chunks(np.arange(len(samples))):
+        for features, logits, taps, label, weight in samples.chunks(chosen):
             scores = calibrated_scores(calibration, features, logits, taps)
-            losses.append(weighted_cross_entropy(scores, label, class_weight, reduction='none'))
-    loss = torch.cat(losses).double().numpy()
-    strata = np.unique(np.stack([samples.image, samples.label]), axis=1, return_inverse=True)[1]
-    number = np.bincount(strata.ravel())
-    mean, square, weight = (
-        np.bincount(strata.ravel(), values) / number for values in (loss, loss**2, samples.weight)
-    )
-    variance = (square - mean**2).clip(min=0) * number / np.maximum(number - 1, 1)
-    error = np.sqrt((weight * (weight - 1) * number * variance).sum())
-    return float(samples.weight @ loss), float(error)
+            loss = weighted_cross_entropy(scores, label, class_weight, reduction='none')
+            total += float((weight * loss).sum())
+            variance += float((weight * (weight - 1).clamp(min=0) * loss**2).sum())
+    return total, variance**0.5
 
 
 def normalizer_of(

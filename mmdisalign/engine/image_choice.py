@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from ..calibration import ClassPrior
 
@@ -35,15 +37,30 @@ class ImageChoice:
         Args:
             length: Of the data set.
         """
-        images = len(np.unique(self.index % length))
-        times = int(self.index.max()) // length + 1
-        often = f', up to {times} times, {len(self):,} in all' if times > 1 else ''
-        return f'{images:,} of {length:,} images{often}'
+        times = np.bincount(self.index % length)
+        least, most = times[times > 0].min(), times.max()
+        often = f', {"up to " * int(least < most)}{most} times, {len(self):,} in all'
+        return f'{(times > 0).sum():,} of {length:,} images{often * int(most > 1)}'
 
     @property
     def identity(self) -> str:
         """What tells it from others."""
         return hashlib.sha256(self.index.tobytes() + self.weight.tobytes()).hexdigest()
+
+
+def image_numbers(dataset: Dataset, index: np.ndarray) -> np.ndarray:
+    """A number for each image, the same whenever it is passed, or where it is repeated.
+
+    Args:
+        dataset: The data set, or a wrapper.
+        index: As in :class:`ImageChoice`.
+    """
+    tells = hasattr(dataset, 'get_data_info')
+    names = [
+        str((tells and dataset.get_data_info(i).get('img_path')) or i)
+        for i in (index % len(dataset)).tolist()
+    ]
+    return np.array([zlib.crc32(name.encode()) >> 1 for name in names], dtype=np.int32)
 
 
 def every_image(length: int, passes: int, prior: ClassPrior) -> ImageChoice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -32,7 +32,7 @@ from .fit import (
     normalizer_of,
     sampled_sum,
 )
-from .image_choice import ImageChoice
+from .image_choice import ImageChoice, image_numbers
 from .progress import progress_bar
 from .stage import CalibrationStageMixin
 
@@ -40,7 +40,7 @@ EXP_SCALES = tuple(step / 5 for step in range(9))  # 0 to 1.6, what 'auto' tries
 HELD_OUT = 5  # one image of so many is held out for 'auto'
 MOST_FOR_AUTO = 30_000  # samples that each of its fits takes
 CHECKED_IMAGES = 4
-MOST_ERRORS = 6  # by which a sampled loss may be off: errors are themselves estimated
+MOST_ERRORS = 5  # by which a sampled loss may be off: errors are themselves estimated
 SCORES = {'segmentation': 'IoU', 'detection': 'IoU', 'classification': 'accuracy'}
 
 
@@ -139,14 +139,19 @@ class OnePass:
             for name, own in samples.items()
         }
 
-    def missing(self) -> list[str]:
-        """Names of classes without a sample, of which the prior says that there are some."""
+    def check_classes(self) -> None:
+        """Raise ValueError if there is no sample of a class, and the prior says that there are."""
         found = []
         for name, own in self.samples.items():
             prior = self.losses[name].class_prior
             seen = np.bincount(own.label, minlength=len(prior))[: len(prior)]
             found += [prior.name_of(c) for c in np.flatnonzero((seen == 0) & (prior.counts > 0))]
-        return list(dict.fromkeys(found))
+        if found:
+            raise ValueError(
+                f'no sample of {", ".join(dict.fromkeys(found))}: the training pipeline showed it '
+                'in none of the images that were passed. Pass more of them, with '
+                "--images-per-class N or 'all', or more often, with --passes"
+            )
 
     def fit(
         self,
@@ -207,19 +212,17 @@ class OnePass:
 
 @dataclass(frozen=True)
 class FullCheck:
-    """The loss of an element over every element of some images, and what their samples say of it.
+    """The mean loss of every element of some images, and what their samples say of it.
 
     Attributes:
-        images: How many images.
-        elements: Valid ones in them.
+        what: Which elements.
         before: Loss before the fit.
         after: And after.
         sampled: What samples say of ``after``.
-        error: Standard error of that.
+        error: Standard error of that, at most.
     """
 
-    images: int
-    elements: int
+    what: str
     before: float
     after: float
     sampled: float
@@ -227,9 +230,10 @@ class FullCheck:
 
     def __str__(self) -> str:
         text = (
-            f'Loss of all {self.elements:,} pixels of {self.images} images: {self.before:.5f} to '
-            f'{self.after:.5f}; by their samples, {self.sampled:.5f} ± {self.error:.5f}.'
+            f'Loss of all {self.what}: {self.before:.5f} to {self.after:.5f}; by their samples, '
+            f'{self.sampled:.5f} ± {self.error:.5f}.'
         )
+        # 1e-3: features are in half precision.
         if abs(self.after - self.sampled) > MOST_ERRORS * self.error + 1e-3 * self.after:
             text += ' These differ by more than chance explains: mistrust this calibration.'
         return text
@@ -237,32 +241,42 @@ class FullCheck:
 
 @torch.no_grad()
 def check_fully(
-    collector: FullCollector, dataset: SeededDataset, choice: ImageChoice, class_weight: Tensor
+    collector: FullCollector,
+    samples: Samples,
+    calibration: AdaptiveCalibration,
+    dataset: SeededDataset,
+    choice: ImageChoice,
+    class_weight: Tensor,
 ) -> FullCheck:
-    """Compare the sampled loss with the full one, on a few of the images that were passed.
+    """Compare the loss that was fitted with the full one, on a few of the images.
 
     Args:
         collector: Of the model, whose calibration is fitted.
+        samples: What it was fitted to.
+        calibration: It, on the CPU.
         dataset: The images.
         choice: Which were passed.
         class_weight: Shape (C,).
     """
-    (name,) = collector.losses
-    indices = choice.index[:: -(-len(choice) // CHECKED_IMAGES)]
-    rng, sums, parts = np.random.default_rng(dataset.seed), [], []
-    for number, index in enumerate(indices.tolist()):
-        data = pseudo_collate([dataset[index]])
-        sums.append(collector.full_losses(data, class_weight))
-        ((_, samples, _),) = collector(data, rng)
-        samples.image = np.full(len(samples), number, np.int32)
-        parts.append(samples)
-    samples = Samples.joined(parts)
-    calibration = copy.deepcopy(calibrations_of(collector.model)[name]).cpu()
-    sampled, error = sampled_sum(calibration, samples, class_weight)
-    elements = samples.weight.sum()
-    before, after = np.sum(sums, axis=0)
-    values = [float(value / elements) for value in (before, after, sampled, error)]
-    return FullCheck(len(indices), round(elements), *values)
+    numbers = image_numbers(dataset.dataset, choice.index)
+    _, first = np.unique(numbers, return_index=True)
+    spread = np.linspace(0, len(first) - 1, min(CHECKED_IMAGES, len(first))).astype(int)
+    checked = numbers[np.sort(first)[spread]]
+    passed = np.flatnonzero(np.isin(numbers, checked))
+    # What an image stands for changes both alike.
+    full = np.zeros(3)
+    for index in choice.index[passed].tolist():
+        full += collector.full_losses(pseudo_collate([dataset[index]]), class_weight)
+    weights = dict(zip(numbers[passed].tolist(), choice.weight[passed]))
+    chosen = np.flatnonzero(np.isin(samples.image, checked))
+    of_image = np.array([weights[number] for number in samples.image[chosen].tolist()])
+    own = replace(samples, weight=samples.weight.copy())
+    own.weight[chosen] /= of_image
+    sampled, error = sampled_sum(calibration, own, chosen, class_weight)
+    elements, before, after = full
+    what = f'{int(elements):,} {collector.unit} of {len(checked)} images'
+    values = np.array([before, after, sampled, error]) / max(elements, 1)
+    return FullCheck(what, *values.tolist())
 
 
 def released_weight_decay(fragment: Union[str, Path]) -> float:

@@ -35,6 +35,8 @@ class SampleCollector:
         ValueError: If the head draws pixels itself (OHEM), or its loss is not GRW cross-entropy.
     """
 
+    unit = 'pixels'
+
     def __init__(self, model: CalibratedEncoderDecoder) -> None:
         self.model, self.head = model, model._calibrated_head
         ((self.name, calibration),) = calibrations_of(model).items()
@@ -46,18 +48,21 @@ class SampleCollector:
             )
         self.layouts = {self.name: Layout(4, calibration.in_channels, calibration.num_classes)}
         self.losses = {self.name: losses[0]}
-        self.most = MOST_OF_A_CLASS
+        self.most = np.full(calibration.num_classes, MOST_OF_A_CLASS)
 
     @property
     def how(self) -> str:
-        return f'at most {self.most} pixels of each class in each'
+        least, most = self.most.min(), self.most.max()
+        number = f'{most}' if least == most else f'{least} to {most}'
+        return f'at most {number} pixels of each class in each'
 
     def capacities(self, choice: ImageChoice, num_bytes: float) -> dict[str, np.ndarray]:
         """Slots of each class; where they are few, fewer pixels are drawn in an image."""
         slots = int(num_bytes // self.layouts[self.name].bytes)
-        # A crop shows no class that its image has not.
-        self.most = int(np.clip(slots // max(choice.images.sum(), 1), 1, MOST_OF_A_CLASS))
-        return {self.name: fair_capacities(choice.images * self.most, slots)}
+        capacity = fair_capacities(choice.images * MOST_OF_A_CLASS, slots)
+        # A crop shows no class that its image has not; of a mosaic, more may come than are kept.
+        self.most = np.ceil(capacity / choice.images).clip(1, MOST_OF_A_CLASS).astype(int)
+        return {self.name: capacity}
 
     def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[Collected]:
         (logits, features), _, labels = self._forward(data)
@@ -77,13 +82,8 @@ class SampleCollector:
             )
             yield self.name, samples, {image: float(label.numel())}
 
-    def full_losses(self, data: Any, class_weight: Tensor) -> tuple[float, float]:
-        """Sum of the loss over every pixel of a batch, before and after the calibration.
-
-        Args:
-            data: The batch.
-            class_weight: Shape (C,).
-        """
+    def full_losses(self, data: Any, class_weight: Tensor) -> tuple[int, float, float]:
+        """Valid pixels, and the sum of their loss before and after the calibration."""
         (logits, _), calibrated, labels = self._forward(data)
         before, after = (
             tiled_cross_entropy(
@@ -96,7 +96,7 @@ class SampleCollector:
             )[0]
             for scores in (logits, calibrated)
         )
-        return float(before), float(after)
+        return int((labels != self.head.ignore_index).sum()), float(before), float(after)
 
     def _forward(self, data: Any) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """What the calibration of a batch gets and gives, and the labels, shape (N, H, W)."""
@@ -115,7 +115,7 @@ class SampleCollector:
         for each, start, size in zip(classes, first, number):
             if each == self.head.ignore_index:
                 continue
-            most = min(self.most, size)
+            most = min(self.most[each], size)
             pixels.append(order[start + rng.choice(size, most, replace=False, shuffle=False)])
             weights.append(np.full(most, size / most))
         return np.concatenate(pixels), np.concatenate(weights)
