@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Optional
 
 import cifar10_lt
+import numpy as np
 from stage2 import BENCH, REPO
 
 from mmdisalign.analysis import Evaluation, markdown_table, tables
+from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine.commands import measure_tool, run_tool
 
 OUT = Path('work_dirs/bench/one_pass')
+# Of one pass, with the arguments of calibrate.py.
+WAYS = {
+    'one pass': [],
+    'one pass, chosen ρ': ['--exp-scale', 'auto'],
+    'one pass, all images': ['--images-per-class', 'all'],
+}
 Summary = Mapping[str, Optional[float]]
 
 
@@ -28,6 +36,7 @@ class Task:
         config: Of stage 2.
         stage1: Checkpoint of stage 1.
         last: Name of the last checkpoint of an iterative stage 2.
+        iterated: Images that this one passes.
         columns: Means that the table shows.
     """
 
@@ -35,25 +44,44 @@ class Task:
     config: Path
     stage1: Path
     last: str
+    iterated: int
     columns: Sequence[str]
 
-    def run(self, seeds: Sequence[int]) -> str:
-        """Both ways for each seed, in turns; returns the table."""
-        rows, measured = [], {'iterative': [], 'one pass': []}
+    def run(self, seeds: Sequence[int]) -> tuple[str, float, float]:
+        """All ways for each seed, in turns.
+
+        Returns:
+            The table, and what an image takes in seconds, iterated and collected.
+        """
+        rows, measured = [], {way: [] for way in ('iterative', *WAYS)}
         for seed in seeds:
-            for way, train in (('iterative', self._iterate), ('one pass', self._calibrate)):
-                checkpoint, minutes, memory = train(seed)
-                summary = self._evaluate(checkpoint)
-                measured[way].append((summary, minutes, memory))
-                rows.append(self._row(f'{way}, seed {seed}', summary, minutes, memory))
+            for way, runs in measured.items():
+                train = self._iterate if way == 'iterative' else self._calibrate
+                checkpoint, minutes, memory = train(way, seed)
+                runs.append((self._evaluate(checkpoint), minutes, memory))
+                rows.append(self._row(f'{way}, seed {seed}', *runs[-1]))
+        rows.sort(key=lambda row: list(measured).index(row[0].rpartition(',')[0]))
         rows.insert(0, self._row('stage 1', self._evaluate(self.stage1), None, None))
-        for way, own in measured.items():
-            summaries, minutes, memories = zip(*own)
+        for way, runs in measured.items():
+            summaries, minutes, memories = zip(*runs)
             means = {key: statistics.mean(s[key] for s in summaries) for key in self.columns}
             mean_of = [statistics.mean(values) for values in (minutes, memories)]
             rows.append(self._row(f'{way}, mean', means, *mean_of))
         header = ['', *(key.replace('_', ' ') for key in self.columns), 'minutes', 'peak GB']
-        return f'{self.name}, per cent\n\n{markdown_table(header, rows)}'
+        iterated = statistics.mean(minutes for _, minutes, _ in measured['iterative'])
+        collected = statistics.mean(self._collected(seed) for seed in seeds)
+        table = f'{self.name}, per cent\n\n{markdown_table(header, rows)}'
+        return table, 60 * iterated / self.iterated, collected
+
+    def _collected(self, seed: int) -> float:
+        """Seconds that an image took, where all were collected."""
+        log = self._out('one pass, all images', seed).with_suffix('.log').read_text()
+        (images,) = re.search(r'([\d,]+) of [\d,]+ images', log).groups()
+        (seconds,) = re.search(r'Collected in (\d+) s', log).groups()
+        return int(seconds) / int(images.replace(',', ''))
+
+    def _out(self, way: str, seed: int) -> Path:
+        return OUT / f'{self.name}_{re.sub("[^a-z]+", "_", way)}_{seed}.pth'
 
     def _row(
         self, name: str, summary: Summary, minutes: Optional[float], memory: Optional[float]
@@ -61,7 +89,7 @@ class Task:
         cost = ['' if value is None else f'{value:.2f}' for value in (minutes, memory)]
         return [name, *(f'{summary[key]:.2f}' for key in self.columns), *cost]
 
-    def _iterate(self, seed: int) -> tuple[Path, float, float]:
+    def _iterate(self, _: str, seed: int) -> tuple[Path, float, float]:
         folder = OUT / f'{self.name}_iterative_{seed}'
         # test.py evaluates; a loop evaluates at its end too, unless that is before it may begin.
         options = [f'randomness.seed={seed}', 'train_cfg.val_begin=1000000']
@@ -69,14 +97,12 @@ class Task:
         cost = measure_tool('train', *command, log=OUT / f'{folder.name}.log')
         return folder / self.last, *cost
 
-    def _calibrate(self, seed: int) -> tuple[Path, float, float]:
-        out = OUT / f'{self.name}_one_pass_{seed}.pth'
-        command = [self.config, self.stage1, '--out', out, '--seed', seed]
+    def _calibrate(self, way: str, seed: int) -> tuple[Path, float, float]:
+        out = self._out(way, seed)
+        command = [self.config, self.stage1, '--out', out, '--seed', seed, *WAYS[way]]
         cost = measure_tool('calibrate', *command, log=out.with_suffix('.log'))
-        seconds = re.findall(
-            r'(?:Collected|Fitted) in (\d+) s', out.with_suffix('.log').read_text()
-        )
-        print(f'collected in {seconds[0]} s, fitted in {seconds[1]} s')
+        told = re.compile(r'.* images(?=.*, and )|(?:Collected|Fitted) in .*|ρ = [\d.]+')
+        print(*told.findall(out.with_suffix('.log').read_text()), sep='; ')
         return out, *cost
 
     def _evaluate(self, checkpoint: Path) -> Summary:
@@ -98,6 +124,7 @@ def run(seeds: Sequence[int], names: Sequence[str] = ('camvid', 'facade', 'cifar
             REPO / 'benchmarks/disalign_camvid.py',
             BENCH / 'camvid_stage1.pth',
             'iter_150.pth',
+            150 * 8,
             tables.SEGMENTATION,
         ),
         Task(
@@ -105,6 +132,7 @@ def run(seeds: Sequence[int], names: Sequence[str] = ('camvid', 'facade', 'cifar
             REPO / 'benchmarks/disalign_facade.py',
             BENCH / 'facade_stage1.pth',
             'iter_400.pth',
+            400 * 4,
             [key for key in tables.DETECTION if 'fixed' not in key],
         ),
         Task(
@@ -112,7 +140,34 @@ def run(seeds: Sequence[int], names: Sequence[str] = ('camvid', 'facade', 'cifar
             cifar10_lt.CONFIGS / 'disalign.py',
             cifar10_lt.stage1(),
             f'epoch_{cifar10_lt.EPOCHS}.pth',
+            cifar10_lt.EPOCHS * 12_406,
             tables.CLASSIFICATION,
         ),
     )
-    return '\n\n'.join(task.run(seeds) for task in tasks if task.name in names)
+    found = {task.name: task.run(seeds) for task in tasks if task.name in names}
+    per_image = {name: seconds for name, (_, *seconds) in found.items()}
+    return '\n\n'.join([*(table for table, *_ in found.values()), computed(per_image)])
+
+
+def computed(per_image: Mapping[str, Sequence[float]]) -> str:
+    """What the released schedules would cost here, and one pass: computed, not measured.
+
+    Args:
+        per_image: Seconds of an image, iterated and collected, by the name of a task.
+    """
+    lvis = ClassPrior.build('lvis_v1').images
+    # So many at most: an image that is drawn for one of its classes counts for the others too.
+    released = [
+        ('ADE20K', 'camvid', 4000 * 16, 150 * 48),
+        ('LVIS v1', 'facade', 9000 * 16, int(np.minimum(4 * lvis, 64).sum())),
+    ]
+    rows = []
+    for name, task, many, few in released:
+        if task in per_image:
+            iterated, collected = per_image[task]
+            minutes = many * iterated / 60, few * collected / 60
+            cells = f'{many:,}', f'{minutes[0]:.0f}', f'{few:,}', f'{minutes[1]:.0f}'
+            rows.append([name, *cells, f'{minutes[1] / minutes[0]:.2f}'])
+    header = ['', 'images iterated', 'minutes', 'images passed, at most', 'minutes', 'ratio']
+    without = 'without start, choice of the images and fit'
+    return f'Computed from the seconds of an image, {without}\n\n{markdown_table(header, rows)}'

@@ -45,7 +45,7 @@ from mmdisalign.engine.sample_cache import SampleCache
 
 FRAGMENTS = {'segmentation': 'seg', 'detection': 'det', 'classification': 'cls'}
 # An image of a classifier is one sample; the others have many of each class.
-IMAGES_PER_CLASS = {'segmentation': 48, 'detection': 32, 'classification': 400}
+IMAGES_PER_CLASS = {'segmentation': 48, 'detection': 64, 'classification': 400}
 PASSES = 4
 UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
 
