@@ -80,8 +80,8 @@ def test_few_images_do_and_a_config_of_stage_2_has_its_own_exp_scale(
     )
     tool = [sys.executable, repo / 'tools/calibrate.py', 'stage2.py', 'stage1.pth']
     output = run(repo, project, *tool, '--out', 'few.pth', '--images-per-class', 6)
-    images, passed = re.search(r'(\d+) of 132 images, up to 4 times, (\d+) in all', output).groups()
-    assert int(images) < int(passed) < 70
+    (images,) = re.search(r'(\d+) of 132 images', output).groups()
+    assert 6 <= int(images) < 66
     assert 'ρ = 0.2. Written to few.pth' in output  # the default of the model
 
 
