@@ -142,6 +142,7 @@ def assert_same(project: Path, name: str) -> None:
         (['--cache-size', '7'], 'a size is like 500MB or 2GB, got 7'),
         (['--out', 'stage1.pth'], '--out stage1.pth would overwrite stage1.'),
         (['--images-per-class', '0'], "a number of at least 1, or 'all', got 0"),
+        (['--exp-scale', '1,5'], "ρ is a number, or 'auto', got 1,5"),
         (['--exp-scale', '-1'], 'ρ is at least 0, got -1'),
         (['--prior', 'counts.json'], 'has 2 classes, but the'),
     ],

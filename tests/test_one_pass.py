@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from mmdisalign.engine.image_choice import (
     every_image,
     image_numbers,
 )
-from mmdisalign.engine.one_pass import OnePass, check_fully
+from mmdisalign.engine.one_pass import FullCheck, OnePass, check_fully
 from mmdisalign.engine.sample_cache import Layout, Reservoir, SampleCache, fair_capacities
 from mmdisalign.losses import weighted_cross_entropy
 from mmdisalign.segmentation.collect import SampleCollector, neighbours
@@ -313,7 +314,7 @@ def test_the_check_knows_how_far_off_samples_may_be(
     deviation = np.array([(each.sampled - each.after) / each.error for each in found])
     # The stated error is an upper bound, and not a useless one.
     assert 0.1 < (deviation**2).mean() < 1.3
-    assert not any('mistrust' in str(each) for each in found)
+    assert not any('These differ' in str(each) for each in found)
 
 
 @pytest.mark.parametrize('factor', [0.5, 2.0])
@@ -321,7 +322,13 @@ def test_the_check_warns_of_samples_that_do_not_stand_for_the_images(
     images, tmp_path: Path, factor: float
 ) -> None:
     found = str(check_of(images[0], tmp_path, factor=factor))
-    assert found.endswith('mistrust this calibration.')
+    assert 'These differ by more than chance explains' in found
+
+
+def test_the_check_warns_of_a_loss_that_has_risen() -> None:
+    found = FullCheck('9 pixels of 4 images', before=1.0, after=1.1, sampled=1.1, error=0.1)
+    assert 'The loss has risen: there were too few samples, so raise --cache-size' in str(found)
+    assert 'mistrust' not in str(replace(found, after=0.9))
 
 
 def test_a_class_without_a_sample_is_named(images, tmp_path: Path) -> None:

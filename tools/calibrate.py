@@ -115,9 +115,15 @@ def _prior_of(out: Path) -> Path:
 
 
 def _exp_scale(text: str) -> Union[str, float]:
-    if text != 'auto' and not 0 <= float(text) < float('inf'):
+    if text == 'auto':
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"ρ is a number, or 'auto', got {text}") from None
+    if not 0 <= number < float('inf'):
         raise argparse.ArgumentTypeError(f'ρ is at least 0, got {text}')
-    return text if text == 'auto' else float(text)
+    return number
 
 
 def _per_class(text: str) -> Union[str, int]:
@@ -214,7 +220,11 @@ class Calibration:
         loader = self.cfg.train_dataloader
         capacities = collector.capacities(choice, self.args.cache_size)
         if any((own[: len(self.prior)] < 1).any() for own in capacities.values()):
-            raise ValueError('there is no room for a sample of each class: raise --cache-size')
+            least = len(self.prior) * sum(layout.bytes for layout in collector.layouts.values())
+            raise ValueError(
+                f'there is no room for a sample of each class, which alone take {least / 1e6:.1f} '
+                'MB: raise --cache-size'
+            )
         identity = self._identity(choice, capacities)
         cache = SampleCache(self.cache_dir, identity, collector.layouts, capacities)
         size = sum(collector.layouts[name].bytes * own.sum() for name, own in capacities.items())
@@ -263,7 +273,13 @@ class Calibration:
         scores = one_pass.choose(calibrations_of(model), score, self.args.seed)
         rows = [[f'{exp_scale:g}', f'{found:.2f}'] for exp_scale, found in scores.items()]
         print(markdown_table(['ρ', f'mean {score} of the classes, held-out samples'], rows))
-        return max(scores, key=scores.get)
+        best = max(scores, key=scores.get)
+        if best in (min(scores), max(scores)):
+            print(
+                f'ρ = {best:g} is at the end of those tried, so these images do not tell it: '
+                'choose it on validation images, with --exp-scale'
+            )
+        return best
 
     def _fit(self, one_pass: OnePass, model: torch.nn.Module, exp_scale: float) -> None:
         for name, calibration in calibrations_of(model).items():
@@ -308,6 +324,11 @@ class Calibration:
         cfg = Config()
         cfg.merge_from_dict(self.args.cfg_options or {})
         cfg.merge_from_dict({'model': options, 'load_from': str(self.args.checkpoint)})
+        for name in ('val_evaluator', 'test_evaluator'):
+            evaluator = self.cfg.get(name)
+            # mmdet's own needs lvis-api, which needs a numpy before 1.24.
+            if isinstance(evaluator, Mapping) and evaluator.get('type') == 'LVISMetric':
+                cfg.merge_from_dict({name: {'type': 'mmdisalign.detection.LongTailLVISMetric'}})
         base = self.args.config.resolve()
         return f'# Written by tools/calibrate.py.\n_base_ = {str(base)!r}\n{cfg.pretty_text}'
 
@@ -325,6 +346,9 @@ def main() -> None:
         Calibration(parse_args()).run()
     except CountError as error:
         sys.exit(f'{error}; training needs it mended, or out of its data set')
+    except KeyboardInterrupt:
+        print('interrupted: the same command goes on from the samples it has', file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == '__main__':

@@ -236,6 +236,11 @@ class FullCheck:
         # 1e-3: features are in half precision.
         if abs(self.after - self.sampled) > MOST_ERRORS * self.error + 1e-3 * self.after:
             text += ' These differ by more than chance explains: mistrust this calibration.'
+        if self.after > self.before:
+            text += (
+                ' The loss has risen: there were too few samples, so raise --cache-size or '
+                '--images-per-class, and mistrust this calibration.'
+            )
         return text
 
 
