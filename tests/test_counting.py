@@ -379,6 +379,17 @@ def coco(**changes: Any) -> dict:
     return {**content, **changes}
 
 
+def coco_dataset(root: Path) -> dict:
+    """The config of ``train.json``."""
+    return dict(
+        type='CocoDataset',
+        metainfo=dict(classes=('cat', 'dog')),
+        data_root=str(root),
+        data_prefix=dict(img=''),
+        ann_file='train.json',
+    )
+
+
 def count_coco(root: Path, content: Any, *, skip_errors: bool = False, **options: Any) -> Any:
     from mmdisalign.detection.count import count_instances
 
@@ -386,14 +397,7 @@ def count_coco(root: Path, content: Any, *, skip_errors: bool = False, **options
         (root / 'train.json').write_text(
             content if isinstance(content, str) else json.dumps(content)
         )
-    config = dict(
-        type='CocoDataset',
-        metainfo=dict(classes=('cat', 'dog')),
-        data_root=str(root),
-        data_prefix=dict(img=''),
-        ann_file='train.json',
-    )
-    return count_instances({**config, **options}, skip_errors=skip_errors)
+    return count_instances({**coco_dataset(root), **options}, skip_errors=skip_errors)
 
 
 def with_annotation(**changes: Any) -> dict:
@@ -465,15 +469,8 @@ def test_the_classes_of_each_image_are_those_of_its_instances(tmp_path: Path) ->
     (tmp_path / 'train.json').write_text(
         json.dumps(coco(annotations=[*coco()['annotations'], crowd]))
     )
-    config = dict(
-        type='CocoDataset',
-        metainfo=dict(classes=('cat', 'dog')),
-        data_root=str(tmp_path),
-        data_prefix=dict(img=''),
-        ann_file='train.json',
-        pipeline=[],
-    )
-    found = classes_of_images('detection', DETECTION.build(config), 2)
+    built = DETECTION.build({**coco_dataset(tmp_path), 'pipeline': []})
+    found = classes_of_images('detection', built, 2)
     assert [own.tolist() for own in found] == [[0, 1], [1]]
 
 

@@ -151,7 +151,10 @@ def estimate(
 ) -> float:
     rng = np.random.default_rng(seed)
     found = list(collector(data, rng))
-    whole = Samples.joined([samples for _, samples, _ in found])
+    parts = [samples for _, samples, _ in found]
+    whole = Samples(
+        **{n: np.concatenate([vars(p)[n] for p in parts]) for n in vars(parts[0]) if n != 'rows'}
+    )
     whole.weight = whole.weight if weighted else np.ones(len(whole))
     every = np.arange(len(whole))
     per_valid = sum(n for *_, elements in found for n in elements.values()) / whole.weight.sum()

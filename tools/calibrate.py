@@ -28,7 +28,13 @@ from mmdisalign.engine.collect import Collector, FullCollector, SeededDataset, c
 from mmdisalign.engine.confidence import calibrations_of, model_config
 from mmdisalign.engine.count_cache import file_identity
 from mmdisalign.engine.counting import CountError, classes_of_images, counter_of
-from mmdisalign.engine.image_choice import ImageChoice, enough_images, every_image
+from mmdisalign.engine.image_choice import (
+    IMAGES_PER_CLASS,
+    PASSES,
+    ImageChoice,
+    enough_images,
+    every_image,
+)
 from mmdisalign.engine.launch import plugin_of
 from mmdisalign.engine.one_pass import (
     SCORES,
@@ -44,9 +50,6 @@ from mmdisalign.engine.posthoc import save_model
 from mmdisalign.engine.sample_cache import SampleCache
 
 FRAGMENTS = {'segmentation': 'seg', 'detection': 'det', 'classification': 'cls'}
-# An image of a classifier is one sample; the others have many of each class.
-IMAGES_PER_CLASS = {'segmentation': 48, 'detection': 64, 'classification': 400}
-PASSES = 4
 UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Callable, Optional
 
 import numpy as np
@@ -49,12 +49,6 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.label)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Samples]) -> Samples:
-        """One after the other; none has ``rows``."""
-        names = [field.name for field in fields(cls) if field.name != 'rows']
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def chunks(self, chosen: np.ndarray) -> Iterable[Chunk]:
         """The chosen samples, (n,), as tensors, some at a time, in float32.

@@ -12,6 +12,10 @@ from torch.utils.data import Dataset
 
 from ..calibration import ClassPrior
 
+# Defaults, by plug-in. An image of a classifier is one sample; the others have many of a class.
+IMAGES_PER_CLASS = {'segmentation': 48, 'detection': 64, 'classification': 400}
+PASSES = 4
+
 
 @dataclass(frozen=True)
 class ImageChoice:

@@ -15,8 +15,7 @@ from ..engine.confidence import calibrations_of
 from ..engine.fit import Samples
 from ..engine.image_choice import ImageChoice
 from ..engine.sample_cache import Layout, fair_capacities
-from ..losses import GRWCrossEntropyLoss
-from ..losses.tiled import tiled_cross_entropy
+from ..losses import GRWCrossEntropyLoss, tiled_cross_entropy
 from .segmentors import CalibratedEncoderDecoder
 
 MOST_OF_A_CLASS = 64  # pixels in an image: its neighbours tell little that is new
