@@ -70,18 +70,19 @@ def require(extra: str) -> None:
         wrong += tuple(name for name in found if found[name] and not _in_range(name, found[name]))
     if not wrong:
         return
-    lines = [f'mmdisalign[{extra}] cannot be used with what is installed:']
-    for name in wrong:
-        state = 'is not installed' if found[name] is None else f'{found[name]} is installed'
-        lines.append(f'  {name} {state}; {RANGES[name] or "any version"} works')
-    lines.append('To install what works:')
+    states = [
+        f'{name} {"is not installed" if found[name] is None else f"{found[name]} is installed"}; '
+        f'{RANGES[name] or "any version"} works'
+        for name in wrong
+    ]
     # mmcv is last, and not in isolation: a build of it that does not see torch leaves out the ops.
     others = [name for name in wrong if name != 'mmcv']
-    if others:
-        lines.append(_pip_install(others))
-    if 'mmcv' in wrong:
-        lines.append(_pip_install(['mmcv'], '--no-build-isolation'))
-    message = '\n'.join(lines)
+    commands = [_pip_install(others)] * bool(others)
+    commands += [_pip_install(['mmcv'], '--no-build-isolation')] * ('mmcv' in wrong)
+    message = (
+        f'mmdisalign[{extra}] cannot be used with what is installed: {", ".join(states)}.\n'
+        f'To install what works: {" && ".join(commands)}'
+    )
     # mmengine takes an ImportError in a config's type for 'not registered' and hides its message.
     warnings.warn(message, stacklevel=2)
     raise ImportError(message)
@@ -89,7 +90,7 @@ def require(extra: str) -> None:
 
 def _pip_install(names: Sequence[str], *flags: str) -> str:
     quoted = (f'"{requirement}"' for requirement in requirements(names))
-    return ' '.join((f'  {sys.executable} -m pip install', *flags, *quoted))
+    return ' '.join((f'{sys.executable} -m pip install', *flags, *quoted))
 
 
 def _installed_version(name: str) -> str | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from mmdisalign.engine import check_checkpoint, check_data, launch
+from mmdisalign import cli
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line; the arguments are OpenMMLab's."""
-    parser = argparse.ArgumentParser(description='Train a model')
+    parser = cli.tool_parser('Train a model')
     parser.add_argument('config', help='config file')
-    launch.add_common_arguments(parser)
+    cli.add_runner_arguments(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -26,15 +26,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Train as the command line says."""
     args = parse_args()
-    cfg = launch.load_config(args)
-    check_data(cfg, 'train', 'val')
-    if args.amp:
-        launch.use_amp(cfg)
-    if args.resume is not None:
-        launch.resume(cfg, args.resume)
-    check_checkpoint(cfg.get('load_from'))
-    launch.build_runner(cfg).train()
+    from mmdisalign.commands.train import train
+
+    train(args)
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -9,6 +9,7 @@ from typing import Optional, Union
 
 import numpy as np
 
+from ..files import written_whole
 from .groups import Groups, groups_by_share, resolve_groups
 from .readers import Table, read_table
 
@@ -166,7 +167,8 @@ class ClassPrior:
             'groups': self.groups if self.groups_are_given else None,
             'images': None if self.images is None else self.images.tolist(),
         }
-        Path(path).write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+        with written_whole(path) as file:
+            file.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
 
 def _checked_counts(counts: Sequence[float]) -> np.ndarray:

@@ -10,6 +10,7 @@ from .classifiers import CalibratedClassifierMixin, calibrated_classifier
 from .detectors import CalibratedTwoStageDetector, calibrated_model
 from .losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .metrics import LongTailLVISMetric
+from .prepare import prepare
 
 __all__ = [
     'BalancedSigmoidLoss',
@@ -23,4 +24,5 @@ __all__ = [
     'calibrated',
     'calibrated_classifier',
     'calibrated_model',
+    'prepare',
 ]

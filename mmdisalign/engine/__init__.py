@@ -1,9 +1,10 @@
 """What a stage trains, and how it is launched; on top of mmengine alone."""
 
 from .amp import CPUAmpOptimWrapper
-from .checkpoint import allow_mmengine_checkpoints, read_state
-from .data_check import check_checkpoint, check_data, iter_datasets, only_dataset
-from .derive import check_adds_nothing, check_prior, derive, registered_class
+from .checkpoint import allow_mmengine_checkpoints, check_checkpoint, read_state, save_model
+from .configs import is_new_style, plugin_of, prepare, read_config
+from .data_check import check_data, iter_datasets, only_dataset
+from .derive import check_adds_nothing, check_prior, derive, registered_class, type_name
 from .hooks import CalibrationHook
 from .predictions import most_changed, read_predictions
 from .stage import CalibrationStageMixin, check_calibration
@@ -21,10 +22,16 @@ __all__ = [
     'check_data',
     'check_prior',
     'derive',
+    'is_new_style',
     'iter_datasets',
     'most_changed',
     'only_dataset',
+    'plugin_of',
+    'prepare',
+    'read_config',
     'read_predictions',
     'read_state',
     'registered_class',
+    'save_model',
+    'type_name',
 ]

@@ -8,7 +8,9 @@ UnpicklingError.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
@@ -17,15 +19,70 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from packaging.version import Version
 from torch import Tensor
 
+from ..files import written_whole
+
+
+def check_checkpoint(path: Optional[str]) -> None:
+    """Raise an error unless a checkpoint that should be on disk is there, and whole.
+
+    Args:
+        path: What ``load_from`` says: a file, an address (``https://``, ``open-mmlab://``) or None.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read.
+    """
+    if not path or '://' in path:
+        return
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f'there is no checkpoint {path} (seen from {Path.cwd()}); name it with load_from in '
+            'the config, or train the stage that it comes from first'
+        )
+    read_state(path)
+
 
 def read_state(checkpoint: str) -> dict[str, Tensor]:
     """The weights in a checkpoint, on the CPU.
 
     Args:
         checkpoint: File or address; of mmengine's, as it comes or with ``state_dict``.
+
+    Raises:
+        ValueError: If it cannot be read, or holds no weights; the message names it.
     """
-    content = _load_checkpoint(checkpoint, map_location='cpu')
-    return content.get('state_dict', content)
+    try:
+        content = _load_checkpoint(str(checkpoint), map_location='cpu')
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f'{checkpoint} is no checkpoint, or holds more than weights, which could run any code '
+            f'when it is read ({_first_sentence(error)}). If you trust its source, load it by hand '
+            'and save its state_dict alone'
+        ) from error
+    except (OSError, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f'{checkpoint} cannot be read as a checkpoint: it is truncated, or no file of '
+            f'torch.save ({_first_sentence(error)}). Copy or download it again, or name another'
+        ) from error
+    state = content.get('state_dict', content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(
+            f'{checkpoint} holds no weights, by themselves or as state_dict: it is no checkpoint '
+            'of a model'
+        )
+    return state
+
+
+def checkpoint_of(model: torch.nn.Module, **meta: Any) -> dict[str, Any]:
+    """The weights of a model, on the CPU, and what else is to be known, as mmengine has it."""
+    state = {key: value.cpu() for key, value in model.state_dict().items()}
+    return {'state_dict': state, 'meta': meta}
+
+
+def save_model(model: torch.nn.Module, path: Union[str, Path], **meta: Any) -> None:
+    """Write the weights of a model as a checkpoint, whole or not at all."""
+    with written_whole(path) as file:
+        torch.save(checkpoint_of(model, **meta), file)
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -50,3 +107,9 @@ def _statistic(owner: type, name: str) -> Callable:
     if owner is not HistoryBuffer:
         raise pickle.UnpicklingError(f'the checkpoint asks for {owner}.{name}')
     return getattr(owner, name)
+
+
+def _first_sentence(error: Exception) -> str:
+    """What PyTorch says before its advice, which may be to switch the safe loader off."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return text.partition('. ')[0].rstrip('.')

@@ -163,7 +163,7 @@ def collect(
     saved = time.monotonic()
     with progress_bar() as bar, torch.no_grad():
         task = bar.add_task('Collecting', total=len(choice), completed=starts.start)
-        for start, data in zip(starts, loader):
+        for start, data in zip(starts, _loaded(loader)):
             batch = slice(start, start + batch_size)
             rng = np.random.default_rng([dataset.seed, cache.done])
             seed_everything(dataset.seed, cache.done)
@@ -182,6 +182,22 @@ def collect(
                 cache.save()
                 saved = time.monotonic()
     cache.save()
+
+
+def _loaded(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a loader; a worker's error is said in a line."""
+    batches = iter(loader)
+    while True:
+        try:
+            data = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            # PyTorch puts the traceback of a worker into the message, and what went wrong last.
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = lines[-1] if lines else type(error).__name__
+            raise ValueError(f'the training pipeline cannot load an image: {reason}') from error
+        yield data
 
 
 def _paths(data: Any) -> list[str]:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-ADE20K_LAYOUT = """\
-ADE20K (SceneParsing, 150 classes) is expected in mmseg's layout:
-  {root}
-  ├── annotations
-  │   ├── training      20,210 PNGs
-  │   └── validation     2,000 PNGs
-  └── images
-      ├── training      20,210 JPEGs
-      └── validation     2,000 JPEGs
-Get ADEChallengeData2016.zip from http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip
-and unzip it there, or name its folder with
-  --cfg-options train_dataloader.dataset.data_root=DIR val_dataloader.dataset.data_root=DIR \
-test_dataloader.dataset.data_root=DIR"""
+from .derive import type_name
+
+ADE20K_LAYOUT = (
+    "ADE20K (SceneParsing, 150 classes) is expected in mmseg's layout, {root}/annotations and "
+    '{root}/images, each with training (20,210 files) and validation (2,000). Get '
+    'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip and unzip it there, or '
+    'name its folder with --cfg-options train_dataloader.dataset.data_root=DIR '
+    'val_dataloader.dataset.data_root=DIR test_dataloader.dataset.data_root=DIR'
+)
 # Where a list of images comes from, by the beginning of its name.
 IMAGE_LISTS = {
     'ImageNet_LT_': """\
@@ -57,19 +53,6 @@ def check_data(cfg: Mapping[str, Any], *splits: str) -> None:
                 raise FileNotFoundError(_explain(split, dataset, missing))
 
 
-def check_checkpoint(path: Optional[str]) -> None:
-    """Raise FileNotFoundError if a checkpoint should be on disk and is not.
-
-    Args:
-        path: What ``load_from`` says: a file, an address (``https://``, ``open-mmlab://``) or None.
-    """
-    if path and '://' not in path and not Path(path).is_file():
-        raise FileNotFoundError(
-            f'there is no checkpoint {path} (seen from {Path.cwd()}); name it with load_from in '
-            'the config, or train the stage that it comes from first'
-        )
-
-
 def iter_datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
     """The data sets below wrappers such as RepeatDataset and ConcatDataset."""
     if not isinstance(dataset, Mapping):
@@ -97,7 +80,7 @@ def only_dataset(dataset: Any) -> Mapping[str, Any]:
 
 
 def _paths(dataset: Mapping[str, Any]) -> Iterator[Path]:
-    kind = str(dataset.get('type')).rpartition('.')[-1]  # without a scope or module
+    kind = type_name(dataset.get('type'))
     if kind in DOWNLOADED and dataset.get('download', True):
         return
     root = dataset.get('data_root') or ''
@@ -132,8 +115,9 @@ def _is_local(path: str) -> bool:
 
 def _explain(split: str, dataset: Mapping[str, Any], missing: list[Path]) -> str:
     paths = ', '.join(str(path) for path in missing)
-    message = f'the {split} data ({dataset.get("type")}) is not there: {paths} (from {Path.cwd()})'
-    if dataset.get('type') == 'ADE20KDataset':
+    kind = type_name(dataset.get('type'))
+    message = f'the {split} data ({kind}) is not there: {paths} (from {Path.cwd()})'
+    if kind == 'ADE20KDataset':
         return f'{message}\n{ADE20K_LAYOUT.format(root=dataset["data_root"])}'
     ann_file = Path(str(dataset.get('ann_file'))).name
     sources = [text for name, text in IMAGE_LISTS.items() if ann_file.startswith(name)]

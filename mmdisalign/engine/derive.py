@@ -41,6 +41,11 @@ def registered_class(kind: Any, registry: Registry) -> type:
     return cls
 
 
+def type_name(kind: Any) -> str:
+    """Name of a config's ``type``, a class or a string, without scope and module."""
+    return kind.rpartition('.')[-1] if isinstance(kind, str) else getattr(kind, '__name__', '')
+
+
 def check_adds_nothing(kind: type, base: type) -> None:
     """Raise TypeError if a class changes what its base does: another in its place would undo that.
 

@@ -11,10 +11,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ..calibration import ClassPrior
-
-# Defaults, by plug-in. An image of a classifier is one sample; the others have many of a class.
-IMAGES_PER_CLASS = {'segmentation': 48, 'detection': 64, 'classification': 400}
-PASSES = 4
+from .count_cache import file_identity
+from .counting import leaves_of
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,26 @@ def image_numbers(dataset: Dataset, index: np.ndarray) -> np.ndarray:
         for i in (index % len(dataset)).tolist()
     ]
     return np.array([zlib.crc32(name.encode()) >> 1 for name in names], dtype=np.int32)
+
+
+def identity_of_images(dataset: Dataset) -> str:
+    """What tells the images and label maps of a data set from others of the same names.
+
+    Of files, their sizes and times of change; of images in memory, their pixels.
+
+    Args:
+        dataset: The data set, or a wrapper.
+    """
+    digest = hashlib.sha256()
+    for part in leaves_of(dataset):
+        for index in range(len(part)):
+            info = part.get_data_info(index)
+            for key in ('img_path', 'seg_map_path'):
+                path = info.get(key)
+                digest.update(f'{path} {path and file_identity(path)}\n'.encode())
+            if 'img' in info:
+                digest.update(np.ascontiguousarray(info['img']))
+    return digest.hexdigest()
 
 
 def every_image(length: int, passes: int, prior: ClassPrior) -> ImageChoice:

@@ -9,65 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-# The folder of each library's plug-in.
-PLUGINS = {'mmseg': 'segmentation', 'mmdet': 'detection', 'mmpretrain': 'classification'}
+from .configs import read_config
+from .derive import type_name
+
 # Where each launcher's processes find who they are: (rank, world size, local rank).
 RANK_VARIABLES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that OpenMMLab's train.py and test.py share."""
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings that override the config, as key=value; lists as key="[a,b]" or key=a,b',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher',
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+SYNC_BN = ('SyncBN', 'SyncBatchNorm')
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config of the common arguments and settle its launcher and work_dir."""
+    """Read the config of ``add_runner_arguments`` and settle its launcher and work_dir."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
-
-
-def plugin_of(cfg: Config) -> str:
-    """Name of the plug-in for a config's library, such as ``'segmentation'``.
-
-    Raises:
-        ValueError: If it is a config of another library.
-    """
-    scope = cfg.get('default_scope')
-    if scope not in PLUGINS:
-        raise ValueError(
-            f'{cfg.filename} is not a config of {", ".join(PLUGINS)}: its default_scope is {scope}'
-        )
-    return PLUGINS[scope]
 
 
 def resume(cfg: Config, checkpoint: str) -> None:
@@ -94,7 +62,7 @@ def use_amp(cfg: Config) -> None:
     wrapper = wrappers['cpu' if get_device() == 'cpu' else 'cuda']
     if get_device() == 'cpu' and cfg.get('default_scope') == 'mmdet':
         raise ValueError("--amp needs a GPU for detectors: mmcv's NMS takes no bfloat16")
-    current = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    current = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
     if current not in ('OptimWrapper', *(known['type'] for known in wrappers.values())):
         raise ValueError(
             f'--amp needs optim_wrapper.type OptimWrapper, but the config has {current}'
@@ -138,10 +106,10 @@ def _export_ranks(launcher: str) -> None:
 
 
 def _replace_sync_bn(cfg: Any) -> bool:
-    """Turn every ``type='SyncBN'`` of a config into BN; returns whether there was one."""
+    """Turn every ``type='SyncBN'``, or its class, into BN; returns whether there was one."""
     found = False
     if isinstance(cfg, dict):
-        if cfg.get('type') == 'SyncBN':
+        if type_name(cfg.get('type')) in SYNC_BN:
             cfg['type'] = 'BN'
             found = True
         children = list(cfg.values())

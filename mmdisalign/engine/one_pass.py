@@ -34,7 +34,7 @@ from .fit import (
 )
 from .image_choice import ImageChoice, image_numbers
 from .progress import progress_bar
-from .stage import CalibrationStageMixin
+from .stage import CalibrationStageMixin, CheckpointError
 
 EXP_SCALES = tuple(step / 5 for step in range(9))  # 0 to 1.6, what 'auto' tries
 HELD_OUT = 5  # one image of so many is held out for 'auto'
@@ -89,10 +89,14 @@ def build_stage2(model: Mapping[str, Any], checkpoint: str, seed: int) -> nn.Mod
     """A model of stage 2 with the weights of a checkpoint, its calibrations untouched.
 
     Raises:
+        CheckpointError: If the checkpoint does not fit.
         ValueError: If a confidence is not linear: with normalisation, it cannot be fitted.
     """
     built = MODELS.build(copy.deepcopy(dict(model)))
-    load_checkpoint(built, checkpoint, map_location='cpu')
+    try:
+        load_checkpoint(built, checkpoint, map_location='cpu')
+    except CheckpointError as error:
+        raise CheckpointError(f'{checkpoint}: {error}') from error
     generator = torch.Generator().manual_seed(seed)
     for name, calibration in calibrations_of(built).items():
         if not isinstance(calibration.confidence, nn.Linear):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Union
 
 import torch
 from mmengine.runner import Runner
@@ -112,16 +110,6 @@ def choose(
     best = max(scores, key=scores.get) if scores else values[0]
     apply(best)
     return best, scores, key
-
-
-def save_model(model: nn.Module, path: Union[str, Path], **meta: Any) -> None:
-    """Write the weights of a model as a checkpoint, whole or not at all."""
-    state = {key: value.cpu() for key, value in model.state_dict().items()}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.part')
-    torch.save({'state_dict': state, 'meta': meta}, partial)
-    partial.replace(path)
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:

@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Union
 
 import numpy as np
-from mmengine.fileio import load
+
+from .unpickle import load_plain
 
 
 def read_predictions(path: Union[str, Path], num_images: int) -> list[dict]:
     """Predictions that mmdet's or mmpretrain's ``test.py --out`` pickled.
 
     Args:
-        path: Pickle file, which must come from a trusted source.
+        path: Pickle file; code in it is refused, see :func:`load_plain`.
         num_images: How many images the test data has.
 
     Raises:
-        ValueError: If it is no pickle, or has not one prediction an image.
+        ValueError: If it is no pickle of predictions, or has not one an image.
     """
     if Path(path).suffix not in ('.pkl', '.pickle') or not Path(path).is_file():
         raise ValueError(f'{path} is no pickle file, *.pkl, as test.py --out saves predictions in')
-    predictions = load(path)
+    predictions = load_plain(path)
     if not isinstance(predictions, list) or len(predictions) != num_images:
         found = len(predictions) if isinstance(predictions, list) else type(predictions).__name__
         raise ValueError(

@@ -193,6 +193,11 @@ class SampleCache:
         for name, seen in state['seen'].items():
             self.reservoirs[name].seen[:] = seen
 
+    @property
+    def has_progress(self) -> bool:
+        """Whether there is anything that a run could go on from."""
+        return self._read_state() is not None
+
     def save(self) -> None:
         """Write what came so far; a run that is killed goes on from here.
 

@@ -16,6 +16,10 @@ from .checkpoint import read_state
 CALIBRATIONS = (AdaptiveCalibration, ClassScale)
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint does not fit the model; the message says in what."""
+
+
 class CalibrationStageMixin:
     """Mixed into a model (an ``nn.Module``) that holds calibrations.
 
@@ -115,15 +119,22 @@ class CalibrationStageMixin:
 
 
 def check_calibration(model: nn.Module, checkpoint: str) -> None:
-    """Raise ValueError if a checkpoint has a calibration that the model would leave out.
+    """Raise ValueError if a checkpoint is of another model, or its calibration would be left out.
 
     Args:
         model: What the checkpoint is to be loaded into.
         checkpoint: File or address.
     """
+    state = read_state(checkpoint)
+    known = set(model.state_dict())
+    if known.isdisjoint(key.removeprefix('module.') for key in state):
+        raise ValueError(
+            f'{checkpoint} has no weight that {type(model).__name__} has: it is of another model '
+            f'({next(iter(state))})'
+        )
     if any(isinstance(module, CALIBRATIONS) for module in model.modules()):
         return
-    keys = [key for key in read_state(checkpoint) if '.calibration.' in key]
+    keys = [key for key in state if '.calibration.' in key]
     if keys:
         raise ValueError(
             f'{checkpoint} is calibrated ({keys[0]}), and the model of the config is not: give the '
@@ -154,10 +165,9 @@ def _check_loaded_keys(model: CalibrationStageMixin, incompatible: Any) -> None:
     ]
     model._load_errors = []
     if problems:
-        raise RuntimeError(
-            f'The checkpoint does not fit {type(model).__name__}:\n  '
-            + '\n  '.join(problems)
-            + '\nGive the stage-2 config the same model as its stage-1 config (backbone, heads, '
+        raise CheckpointError(
+            f'The checkpoint does not fit {type(model).__name__}: {"; ".join(problems)}\n'
+            'Give the stage-2 config the same model as its stage-1 config (backbone, heads, '
             'num_classes), and load_from the checkpoint of that model.'
         )
     model._loaded = True

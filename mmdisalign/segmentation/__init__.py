@@ -9,6 +9,7 @@ from mmseg.registry import MODELS
 from ..losses import BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .decode_heads import CalibratedHeadMixin, calibrated
 from .metrics import LongTailIoUMetric
+from .prepare import prepare
 from .segmentors import (
     CalibratedCascadeEncoderDecoder,
     CalibratedEncoderDecoder,
@@ -27,4 +28,5 @@ __all__ = [
     'LongTailIoUMetric',
     'calibrated',
     'calibrated_model',
+    'prepare',
 ]

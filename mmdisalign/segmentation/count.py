@@ -16,7 +16,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS, TRANSFORMS
 
 from ..calibration import ClassPrior
-from ..engine.count_cache import Key, cache_key
+from ..engine.count_cache import Key, cache_key, file_identity
 from ..engine.count_files import count_files
 from ..engine.counting import (
     AnnotationFault,
@@ -30,6 +30,7 @@ from ..engine.counting import (
     read_annotations,
 )
 from ..version import __version__
+from .label_maps import WAY_OUT, map_fault
 
 Histogram = dict[str, int]  # pixels by label, as JSON has it
 IGNORED = 255  # what reduce_zero_label makes of 0
@@ -127,14 +128,19 @@ class _Map:
     def key(self) -> Optional[Key]:
         """What the counts depend on."""
         settings = {k: v for k, v in self.info.items() if k not in ('img_path', 'seg_map_path')}
-        return None if self.how is None else cache_key(self.path, self.how, settings)
+        image = self.info.get('img_path')  # whose size the map should have
+        of_image = image and file_identity(image)
+        return None if self.how is None else cache_key(self.path, self.how, settings, of_image)
 
     def count(self) -> Union[Histogram, str]:
-        """Pixels by label as training would load it, or why the map cannot be loaded."""
+        """Pixels by label as training would load it, or why it cannot be, or not rightly."""
         try:
+            fault = map_fault(self.info, self.load)
+            if fault:
+                return fault
             labels = self.load({**self.info, 'seg_fields': []})['gt_seg_map']
             if labels.ndim != 2:
-                return f'an image of shape {labels.shape}, not one label a pixel'
+                return f'an image of shape {labels.shape}, not one label a pixel: {WAY_OUT}'
             found = np.bincount(labels.ravel())
         except Exception as error:
             if 'NoneType' in str(error):  # what OpenCV makes of a file that it cannot decode

@@ -1,0 +1,132 @@
+"""What the command lines of the tools have in common; it imports nothing that takes long."""
+
+from __future__ import annotations
+
+import argparse
+import dis
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Optional
+
+from mmdisalign import shipped
+
+DEBUG = 'MMDISALIGN_DEBUG'
+
+
+def tool_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with ``--debug``, which is also what the environment variable is for.
+
+    Args:
+        description: What the tool does.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        '--debug',
+        action=_Debug,
+        nargs=0,
+        help=f'show the traceback of an error; so does {DEBUG}=1 in the environment',
+    )
+    return parser
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add OpenMMLab's ``--cfg-options``, which :func:`mmdisalign.engine.read_config` takes."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_Settings,
+        metavar='KEY=VALUE',
+        help='settings that override the config; lists as key="[a,b]" or key=a,b',
+    )
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that OpenMMLab's train.py and test.py share."""
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints')
+    add_config_options(parser)
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool; an error that was foreseen is a line or two on stderr, and exit status 1.
+
+    Foreseen is what a ``raise`` statement of this package, or of its tools, says. Anything else is
+    a mistake of ours, or of a library, and keeps its traceback, as all do with ``--debug``.
+
+    Args:
+        main: Takes its arguments from ``sys.argv``.
+    """
+    # Each is said again by the error that follows it, or is of no concern to who runs a tool.
+    warnings.filterwarnings('ignore', message=r'mmdisalign\[')
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+    # Checkpoints from an address, too, are read by the loader that runs no code in them.
+    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get(DEBUG) or not is_foreseen(error):
+            raise
+        print(f'error: {_short(error)}', file=sys.stderr)
+        sys.exit(1)
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether a ``raise`` statement of this package, or of its tools, made an error."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and _is_raise(last) and _is_own(last.tb_frame.f_code.co_filename)
+
+
+def _is_raise(at: TracebackType) -> bool:
+    # An error of numpy's, say, has no frame of its own: it seems to come from the line that called.
+    code = at.tb_frame.f_code.co_code
+    return dis.opname[code[at.tb_lasti]] == 'RAISE_VARARGS'
+
+
+def _is_own(file: str) -> bool:
+    package, tools = Path(__file__).resolve().parent, shipped('tools').resolve()
+    return not {package, tools}.isdisjoint(Path(file).resolve().parents)
+
+
+def _short(error: Exception) -> str:
+    """The message, in two lines at most."""
+    # The text of a KeyError is the repr of its message.
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    first, *rest = [line.strip() for line in str(message).splitlines() if line.strip()] or ['']
+    return '\n'.join(filter(None, [first, ' '.join(rest)]))
+
+
+class _Debug(argparse.Action):
+    """Sets the environment variable, so that the processes that a tool starts see it, too."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, *_: Any) -> None:
+        os.environ[DEBUG] = '1'
+
+
+class _Settings(argparse.Action):
+    """Keeps ``KEY=VALUE`` as it is: who reads values needs mmengine, which takes seconds."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option: Optional[str] = None,
+    ) -> None:
+        wrong = [value for value in values if not value.partition('=')[0] or '=' not in value]
+        if wrong:
+            parser.error(f'{option} takes KEY=VALUE, got {wrong[0]}')
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])

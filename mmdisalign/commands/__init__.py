@@ -1,0 +1,1 @@
+"""What the tools do once their arguments are known; each of them imports what it needs here."""
