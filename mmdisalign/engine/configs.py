@@ -57,8 +57,8 @@ def read_config(path: Union[str, Path], options: Optional[Sequence[str]] = None)
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
     """The values of ``KEY=VALUE``, as OpenMMLab reads them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument('--options', nargs='+', action=DictAction)
-    return parser.parse_args(['--options', *options]).options
+    parser.add_argument('--options', nargs='+', action=DictAction, default={})
+    return parser.parse_args(['--options', *options] if options else []).options
 
 
 def is_new_style(path: Union[str, Path]) -> bool:

@@ -16,6 +16,7 @@ from ..engine.counting import read_annotations
 from .count import IGNORED, loading_transform
 from .label_maps import map_fault
 
+UNREAD = {'pipeline': [], 'lazy_init': True, 'serialize_data': False}
 MAPS_LOOKED_AT = 64  # of a data set, evenly spaced: the files of one come from one program
 
 
@@ -34,7 +35,7 @@ def prepare(cfg: Config, *splits: str) -> None:
         for config in iter_datasets(loader.get('dataset')):
             if not issubclass(registered_class(config.get('type'), DATASETS), BaseSegDataset):
                 continue
-            dataset = DATASETS.build({**config, 'pipeline': [], 'lazy_init': True})
+            dataset = DATASETS.build({**config, **UNREAD})
             if split == 'train':
                 _check_heads(cfg.get('model') or {}, dataset)
             _check_maps(config, dataset)
