@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from io import FileIO, TextIOWrapper
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -66,7 +67,8 @@ def _run_script(command: list[str], project: str, env: dict[str, str], log: str)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
-    sys.stdout, sys.stderr = (open(stream, 'w', buffering=1, closefd=False) for stream in (1, 2))
+    files = (FileIO(stream, 'w', closefd=False) for stream in (1, 2))
+    sys.stdout, sys.stderr = (TextIOWrapper(file, line_buffering=True) for file in files)
     os.chdir(project)
     os.environ.clear()
     os.environ.update(env)

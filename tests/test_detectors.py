@@ -355,6 +355,6 @@ def test_a_checkpoint_of_other_classes_is_refused() -> None:
     state = dict(model.state_dict())
     state['roi_head.bbox_head.fc_cls.weight'] = torch.zeros(81, 32)
     with pytest.raises(
-        RuntimeError, match=r'the checkpoint has 80 classes, the config 5\n.*fc_cls\.weight'
+        RuntimeError, match=r'the checkpoint has 80 classes, the config 5; .*fc_cls\.weight'
     ):
         model.load_state_dict(state)

@@ -272,7 +272,7 @@ def break_calibration(state: dict) -> None:
     [
         (break_missing, r'missing from the checkpoint: backbone\.layer3\.0\.conv1\.weight'),
         (break_unexpected, r'unknown to the model: neck\.lateral\.weight'),
-        (break_shape, r'has 19 classes, the config 5\n.*decode_head\.conv_seg\.weight'),
+        (break_shape, r'has 19 classes, the config 5; .*decode_head\.conv_seg\.weight'),
         (break_calibration, r'missing .*calibration\.confidence\.bias.*calibration\.magnitude'),
     ],
 )

@@ -116,7 +116,9 @@ def _is_local(path: str) -> bool:
 def _explain(split: str, dataset: Mapping[str, Any], missing: list[Path]) -> str:
     paths = ', '.join(str(path) for path in missing)
     kind = type_name(dataset.get('type'))
-    message = f'the {split} data ({kind}) is not there: {paths} (from {Path.cwd()})'
+    given = dataset.get('type')
+    name = given if isinstance(given, str) else kind
+    message = f'the {split} data ({name}) is not there: {paths} (from {Path.cwd()})'
     if kind == 'ADE20KDataset':
         return f'{message}\n{ADE20K_LAYOUT.format(root=dataset["data_root"])}'
     ann_file = Path(str(dataset.get('ann_file'))).name
