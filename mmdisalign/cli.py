@@ -69,8 +69,6 @@ def run(main: Callable[[], None]) -> None:
     # Each is said again by the error that follows it, or is of no concern to who runs a tool.
     warnings.filterwarnings('ignore', message=r'mmdisalign\[')
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
-    # Checkpoints from an address, too, are read by the loader that runs no code in them.
-    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     try:
         main()
     except KeyboardInterrupt:

@@ -126,7 +126,8 @@ def check_calibration(model: nn.Module, checkpoint: str) -> None:
         checkpoint: File or address.
     """
     state = read_state(checkpoint)
-    known = set(model.state_dict())
+    # What wraps a model, for DDP or for testing in scales, has it as its module.
+    known = {key.removeprefix('module.').removeprefix('module.') for key in model.state_dict()}
     if known.isdisjoint(key.removeprefix('module.') for key in state):
         raise ValueError(
             f'{checkpoint} has no weight that {type(model).__name__} has: it is of another model '
