@@ -18,9 +18,18 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmdisalign.data.scenes import SceneSpec, write_ade20k
+
 # What a tool imports before it does anything. Nothing of ours: each run of a tool imports that.
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['mmseg.apis', 'mmdet.apis', 'mmpretrain.apis'])
+STAGE_1 = """
+_base_ = __import__('mmdisalign').config_path('demo/fcn_r18_scenes-96x96.py')
+train_dataloader = dict(
+    batch_size=4, num_workers={num_workers}, dataset=dict(data_root='scenes'))
+val_dataloader = test_dataloader = dict(dataset=dict(data_root='scenes'))
+val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+"""
 
 
 def environment(repo: Path) -> dict[str, str]:
@@ -108,6 +117,13 @@ def save_untrained(config: Path, checkpoint: Path) -> None:
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), checkpoint)
+
+
+def write_stage1(root: Path, *, num_train: int, num_val: int, num_workers: int) -> None:
+    """Scenes, a config that knows nothing of calibration, and a checkpoint of its first weights."""
+    write_ade20k(SceneSpec(), root / 'scenes', num_train=num_train, num_val=num_val)
+    (root / 'stage1.py').write_text(STAGE_1.format(num_workers=num_workers))
+    save_untrained(root / 'stage1.py', root / 'stage1.pth')
 
 
 def run_demo(repo: Path, out: Path, task: str) -> tuple[dict, dict]:

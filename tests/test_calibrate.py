@@ -10,26 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from project import kill_when, run, save_untrained
-
-from mmdisalign.data.scenes import SceneSpec, write_ade20k
+from project import kill_when, run, write_stage1
 
 PASSES = 2
-CONFIG = """
-_base_ = __import__('mmdisalign').config_path('demo/fcn_r18_scenes-96x96.py')
-train_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(data_root='scenes'))
-val_dataloader = test_dataloader = dict(dataset=dict(data_root='scenes'))
-val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-"""
 
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a config that knows nothing of calibration, and a checkpoint."""
     root = tmp_path_factory.mktemp('project')
-    write_ade20k(SceneSpec(), root / 'scenes', num_train=132, num_val=11)
-    (root / 'stage1.py').write_text(CONFIG)
-    save_untrained(root / 'stage1.py', root / 'stage1.pth')
+    write_stage1(root, num_train=132, num_val=11, num_workers=1)
     return root
 
 

@@ -14,9 +14,8 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 from PIL import Image
-from project import run, save_untrained
+from project import run, write_stage1
 
-from mmdisalign.data.scenes import SceneSpec, write_ade20k
 from mmdisalign.engine import read_config
 from mmdisalign.engine.unpickle import load_plain
 
@@ -28,20 +27,12 @@ with read_base():
     from mmdisalign.configs.disalign_seg import disalign
 model = dict(type=EncoderDecoder)
 """
-CONFIG = """
-_base_ = __import__('mmdisalign').config_path('demo/fcn_r18_scenes-96x96.py')
-train_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(data_root='scenes'))
-val_dataloader = test_dataloader = dict(dataset=dict(data_root='scenes'))
-val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-"""
 
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('strangers')
-    write_ade20k(SceneSpec(), root / 'scenes', num_train=88, num_val=1)
-    (root / 'stage1.py').write_text(CONFIG)
-    save_untrained(root / 'stage1.py', root / 'stage1.pth')
+    write_stage1(root, num_train=88, num_val=1, num_workers=0)
     (root / 'cut.pth').write_bytes((root / 'stage1.pth').read_bytes()[:-2000])
     torch.save({'state_dict': {'other.weight': torch.zeros(1)}}, root / 'foreign.pth')
     (root / 'two.json').write_text('{"a": 1, "b": 2}')

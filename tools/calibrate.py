@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Union
 
 from mmdisalign import cli
-from mmdisalign.commands.defaults import IMAGES_PER_CLASS, PASSES
+from mmdisalign.commands.defaults import IMAGES_PER_CLASS, PASSES, prior_of
 
 UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
 
@@ -62,8 +62,7 @@ def parse_args() -> argparse.Namespace:
         args.passes = 1 if args.images_per_class == 'all' else PASSES
     if args.passes < 1:
         parser.error(f'--passes is at least 1, got {args.passes}')
-    prior = args.out.with_name(f'{args.out.stem}_prior.json')
-    written = {args.out, args.out.with_suffix('.py'), prior}
+    written = {args.out, args.out.with_suffix('.py'), prior_of(args.out)}
     given = {Path(path) for path in (args.config, args.checkpoint, args.prior) if path}
     for path in given:
         if path.resolve() in {own.resolve() for own in written}:

@@ -59,7 +59,7 @@ from ..engine.one_pass import (
 )
 from ..engine.sample_cache import SampleCache
 from ..files import new_folders, where, written_whole
-from .defaults import IMAGES_PER_CLASS
+from .defaults import IMAGES_PER_CLASS, prior_of
 
 FRAGMENTS = {'segmentation': 'seg', 'detection': 'det', 'classification': 'cls'}
 
@@ -75,7 +75,8 @@ class Calibration:
         check_checkpoint(args.checkpoint)
         init_default_scope(self.cfg.default_scope)
         import_module(f'mmdisalign.{self.plugin}')
-        self._evaluators = self._copied_evaluators()
+        # What may be replaced now is told from what the config has by its difference.
+        self._evaluators = {key: self.cfg.get(key) for key in ('val_evaluator', 'test_evaluator')}
         prepare(self.cfg, 'train', 'val', 'test')
         self.is_calibrated = is_calibrated(self.cfg)
         self.zero_count = args.zero_count or self.cfg.model.get('zero_count')
@@ -93,7 +94,7 @@ class Calibration:
         out = self.args.out
         print(
             f'Will be written: {where(out)}, and beside it {out.with_suffix(".py").name} and '
-            f'{_prior_of(out).name}.'
+            f'{prior_of(out).name}.'
         )
         with new_folders(out.parent), new_folders(self.cache_dir):
             try:
@@ -156,11 +157,6 @@ class Calibration:
             f'The samples so far stay in {self._cache.folder}: the same command goes on from them.',
             file=sys.stderr,
         )
-
-    def _copied_evaluators(self) -> dict[str, Any]:
-        """What the config evaluates with, by key, before anything of it is replaced."""
-        keys = ('val_evaluator', 'test_evaluator')
-        return {key: copy.deepcopy(self.cfg.get(key)) for key in keys}
 
     def _prior(self) -> ClassPrior:
         source = self.args.prior or self.cfg.model.get('class_prior')
@@ -290,7 +286,7 @@ class Calibration:
         out = self.args.out
         draft = out.with_name(f'{out.stem}_draft.py')
         try:
-            draft.write_text(self._config(_prior_of(out), 0.0), encoding='utf-8')
+            draft.write_text(self._config(prior_of(out), 0.0), encoding='utf-8')
             Config.fromfile(draft)
         except Exception as error:
             raise ValueError(
@@ -303,7 +299,7 @@ class Calibration:
     def _write(self, model: torch.nn.Module, exp_scale: float, metainfo: Mapping[str, Any]) -> None:
         """Write the prior, the config and the checkpoint, which is last: with it, all is there."""
         out = self.args.out
-        prior, config = _prior_of(out), out.with_suffix('.py')
+        prior, config = prior_of(out), out.with_suffix('.py')
         meta = {'exp_scale': exp_scale, 'calibrated': str(self.args.checkpoint)}
         with written_whole(out) as partial:  # first, so that nothing is replaced if it has no room
             torch.save(checkpoint_of(model, dataset_meta=metainfo, **meta), partial)
@@ -330,10 +326,6 @@ class Calibration:
                 cfg[key] = {'_delete_': True, **own} if isinstance(own, Mapping) else own
         base = self.args.config.resolve()
         return f'# Written by tools/calibrate.py.\n_base_ = {str(base)!r}\n{cfg.pretty_text}'
-
-
-def _prior_of(out: Path) -> Path:
-    return out.with_name(f'{out.stem}_prior.json')
 
 
 def _without_repeats(dataset: Mapping[str, Any]) -> Mapping[str, Any]:

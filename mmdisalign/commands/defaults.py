@@ -1,5 +1,15 @@
-"""Defaults of ``calibrate.py`` for speed against quality; benchmarks/README.md measures them."""
+"""What the command line of ``calibrate.py`` and its work share; it imports nothing heavy."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+# Defaults for speed against quality, as benchmarks/README.md measures them.
 # By plug-in. An image of a classifier is one sample; the others have many of a class.
 IMAGES_PER_CLASS = {'segmentation': 48, 'detection': 64, 'classification': 400}
 PASSES = 4
+
+
+def prior_of(out: Path) -> Path:
+    """Where the class prior of a checkpoint is written."""
+    return out.with_name(f'{out.stem}_prior.json')

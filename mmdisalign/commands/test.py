@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from .. import config_path
 from ..engine import check_calibration, check_checkpoint, check_data, launch, plugin_of, prepare
-from ..engine.stage import CheckpointError
+from ..engine.stage import naming_checkpoint
 from ..files import where
 
 PAINTERS = {
@@ -84,7 +84,5 @@ def test(args: argparse.Namespace) -> None:
         print(f'The predictions will be written to {where(Path(args.out))}.')
     runner = launch.build_runner(cfg)
     check_calibration(runner.model, args.checkpoint)
-    try:
+    with naming_checkpoint(args.checkpoint):
         runner.test()
-    except CheckpointError as error:
-        raise CheckpointError(f'{args.checkpoint}: {error}') from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..engine import check_checkpoint, check_data, launch, plugin_of, prepare
-from ..engine.stage import CheckpointError
+from ..engine.stage import naming_checkpoint
 
 
 def train(args: argparse.Namespace) -> None:
@@ -26,9 +26,8 @@ def train(args: argparse.Namespace) -> None:
     check_checkpoint(cfg.get('load_from'))
     runner = launch.build_runner(cfg)
     try:
-        runner.train()
-    except CheckpointError as error:
-        raise CheckpointError(f'{cfg.load_from}: {error}') from error
+        with naming_checkpoint(cfg.get('load_from')):
+            runner.train()
     except RuntimeError as error:
         # PyTorch's words for a write that falls short.
         if 'unexpected pos' not in str(error):

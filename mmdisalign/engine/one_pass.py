@@ -34,7 +34,7 @@ from .fit import (
 )
 from .image_choice import ImageChoice, image_numbers
 from .progress import progress_bar
-from .stage import CalibrationStageMixin, CheckpointError
+from .stage import CalibrationStageMixin, naming_checkpoint
 
 EXP_SCALES = tuple(step / 5 for step in range(9))  # 0 to 1.6, what 'auto' tries
 HELD_OUT = 5  # one image of so many is held out for 'auto'
@@ -93,10 +93,8 @@ def build_stage2(model: Mapping[str, Any], checkpoint: str, seed: int) -> nn.Mod
         ValueError: If a confidence is not linear: with normalisation, it cannot be fitted.
     """
     built = MODELS.build(copy.deepcopy(dict(model)))
-    try:
+    with naming_checkpoint(checkpoint):
         load_checkpoint(built, checkpoint, map_location='cpu')
-    except CheckpointError as error:
-        raise CheckpointError(f'{checkpoint}: {error}') from error
     generator = torch.Generator().manual_seed(seed)
     for name, calibration in calibrations_of(built).items():
         if not isinstance(calibration.confidence, nn.Linear):

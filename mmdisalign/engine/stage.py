@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,15 @@ CALIBRATIONS = (AdaptiveCalibration, ClassScale)
 
 class CheckpointError(RuntimeError):
     """A checkpoint does not fit the model; the message says in what."""
+
+
+@contextmanager
+def naming_checkpoint(checkpoint: str) -> Iterator[None]:
+    """A CheckpointError, which knows no file, gets the name of the checkpoint that is loaded."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f'{checkpoint}: {error}') from error
 
 
 class CalibrationStageMixin:

@@ -36,6 +36,13 @@ def map_fault(info: Mapping[str, Any], load: LoadAnyAnnotations) -> Optional[str
         return None
 
 
+def check_map(info: Mapping[str, Any], load: LoadAnyAnnotations) -> None:
+    """Raise ValueError, with the file, where :func:`map_fault` finds one."""
+    fault = map_fault(info, load)
+    if fault:
+        raise ValueError(f'{info["seg_map_path"]} {fault}')
+
+
 def _value_fault(labels: Image.Image, load: LoadAnyAnnotations) -> Optional[str]:
     raw = str(labels.tile[0][3]) if labels.tile else ''
     if raw.startswith(STRETCHED) or (labels.mode == '1' and load.imdecode_backend != 'pillow'):

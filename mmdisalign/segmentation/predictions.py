@@ -20,7 +20,7 @@ from ..analysis.report import Picture
 from ..calibration import PriorLike
 from ..engine import most_changed, only_dataset
 from .count import loading_transform
-from .label_maps import map_fault
+from .label_maps import check_map
 from .metrics import LongTailIoUMetric
 
 
@@ -99,9 +99,7 @@ class SavedPredictions:
 
     def _truth(self, index: int) -> tuple[dict, np.ndarray]:
         info = self.dataset.get_data_info(index)
-        fault = map_fault(info, self._load)
-        if fault:
-            raise ValueError(f'{info["seg_map_path"]} {fault}')
+        check_map(info, self._load)
         return info, self._load(info)['gt_seg_map'].astype(np.int64)
 
     def _predicted(self, folder: Path, info: Mapping, truth: np.ndarray) -> np.ndarray:

@@ -12,11 +12,10 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from ..engine import iter_datasets, registered_class
-from ..engine.counting import read_annotations
+from ..engine.counting import lazy_datasets, read_annotations
 from .count import IGNORED, loading_transform
-from .label_maps import map_fault
+from .label_maps import check_map
 
-UNREAD = {'pipeline': [], 'lazy_init': True, 'serialize_data': False}
 MAPS_LOOKED_AT = 64  # of a data set, evenly spaced: the files of one come from one program
 
 
@@ -35,7 +34,7 @@ def prepare(cfg: Config, *splits: str) -> None:
         for config in iter_datasets(loader.get('dataset')):
             if not issubclass(registered_class(config.get('type'), DATASETS), BaseSegDataset):
                 continue
-            dataset = DATASETS.build({**config, **UNREAD})
+            ((_, dataset),) = lazy_datasets(config, DATASETS)
             if split == 'train':
                 _check_heads(cfg.get('model') or {}, dataset)
             _check_maps(config, dataset)
@@ -64,7 +63,5 @@ def _check_maps(config: Mapping[str, Any], dataset: BaseDataset) -> None:
     infos = read_annotations(dataset)
     chosen = np.linspace(0, len(infos) - 1, min(MAPS_LOOKED_AT, len(infos))).astype(int)
     for index in np.unique(chosen):
-        info = dataset.get_data_info(int(index))
-        fault = map_fault(info, load) if 'seg_map_path' in info else None
-        if fault:
-            raise ValueError(f'{info["seg_map_path"]} {fault}')
+        if 'seg_map_path' in infos[index]:
+            check_map(infos[index], load)
