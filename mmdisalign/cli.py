@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from mmdisalign import shipped
 
@@ -74,10 +74,22 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if os.environ.get(DEBUG) or not is_foreseen(error):
+        advice = '' if is_foreseen(error) else _advice(error)
+        if os.environ.get(DEBUG) or advice is None:
             raise
-        print(f'error: {_short(error)}', file=sys.stderr)
+        print(f'error: {_short(error)}{advice}', file=sys.stderr)
         sys.exit(1)
+
+
+def check_files(*paths: Union[str, Path, None]) -> None:
+    """Raise FileNotFoundError if a file of the command line is not there, before what takes long.
+
+    Args:
+        paths: Files; what is None, or an address, passes.
+    """
+    for path in filter(None, paths):
+        if '://' not in str(path) and not Path(path).expanduser().exists():
+            raise FileNotFoundError(f'there is no {path} (seen from {Path.cwd()})')
 
 
 def is_foreseen(error: BaseException) -> bool:
@@ -86,6 +98,18 @@ def is_foreseen(error: BaseException) -> bool:
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     return last is not None and _is_raise(last) and _is_own(last.tb_frame.f_code.co_filename)
+
+
+def _advice(error: Exception) -> Optional[str]:
+    """What to do about an error that a library makes of a user's mistake; None of any other."""
+    kind, text = type(error).__name__, str(error)
+    if kind == 'KeyError' and 'is not in the' in text and 'registry' in text:
+        return ' (misspelt, or of a package that custom_imports does not name)'
+    if kind == 'ModuleNotFoundError':
+        return ': install it, or look at custom_imports'
+    if kind == 'OutOfMemoryError':
+        return '. Take a smaller train_dataloader.batch_size, or a GPU with more memory'
+    return None
 
 
 def _is_raise(at: TracebackType) -> bool:

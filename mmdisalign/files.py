@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,11 +71,24 @@ def new_folders(folder: Union[str, Path]) -> Iterator[None]:
         raise
 
 
+def check_file(path: Union[str, Path]) -> None:
+    """Raise WriteError if there is something in the way of a file that will be written."""
+    if Path(path).is_dir():
+        raise WriteError(f'{path} is a folder, where a file would be written: name another')
+
+
 def where(path: Union[str, Path]) -> str:
     """The absolute path of what will be written, and whether that makes a folder."""
     path = Path(path).absolute()
     new = [each for each in path.parents if not each.exists()]
     return f'{path}, in a new folder, {new[-1]}' if new else str(path)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or a quota, is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, RuntimeError) and 'unexpected pos' in str(error)  # PyTorch's words
 
 
 def _remove_empty(folders: list[Path]) -> None:

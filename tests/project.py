@@ -14,9 +14,12 @@ from io import FileIO, TextIOWrapper
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+import mmengine.registry
+import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, Registry, init_default_scope
+from PIL import Image
 
 from mmdisalign.data.scenes import SceneSpec, write_ade20k
 
@@ -26,9 +29,30 @@ SERVER.set_forkserver_preload(['mmseg.apis', 'mmdet.apis', 'mmpretrain.apis'])
 STAGE_1 = """
 _base_ = __import__('mmdisalign').config_path('demo/fcn_r18_scenes-96x96.py')
 train_dataloader = dict(
-    batch_size=4, num_workers={num_workers}, dataset=dict(data_root='scenes'))
+    batch_size=4, num_workers={num_workers}, persistent_workers={num_workers} > 0,
+    dataset=dict(data_root='scenes'))
 val_dataloader = test_dataloader = dict(dataset=dict(data_root='scenes'))
 val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+"""
+
+CLASSIFIER = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=3, in_channels=64))
+# Beside the model, as mmpretrain has it.
+data_preprocessor = dict(mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True)
+flip = dict(type='RandomFlip', prob=0.5)
+pipeline = [dict(type='LoadImageFromFile'), flip, dict(type='PackInputs')]
+train_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(
+    type='CustomDataset', data_prefix='images', pipeline=pipeline))
+test_dataloader = dict(train_dataloader, sampler=dict(type='DefaultSampler', shuffle=False))
+test_evaluator = dict(type='Accuracy', topk=1)
+test_cfg = dict()
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
 """
 
 
@@ -124,6 +148,52 @@ def write_stage1(root: Path, *, num_train: int, num_val: int, num_workers: int) 
     write_ade20k(SceneSpec(), root / 'scenes', num_train=num_train, num_val=num_val)
     (root / 'stage1.py').write_text(STAGE_1.format(num_workers=num_workers))
     save_untrained(root / 'stage1.py', root / 'stage1.pth')
+
+
+def write_classifier(root: Path) -> None:
+    """40 images of a class, 12 of the next and 4 of the last, each class of its own colour."""
+    rng = np.random.default_rng(0)
+    for label, number in enumerate((40, 12, 4)):
+        folder = root / f'images/class_{label}'
+        folder.mkdir(parents=True)
+        for index in range(number):
+            image = rng.integers(60 * label, 60 * label + 120, (32, 32, 3)).astype(np.uint8)
+            Image.fromarray(image).save(folder / f'{index}.png')
+    (root / 'stage1.py').write_text(CLASSIFIER)
+    save_untrained(root / 'stage1.py', root / 'stage1.pth')
+
+
+def write_new_style(source: Path, out: Path) -> None:
+    """Write a config as a user of ``read_base`` has it: its types are classes, without a scope."""
+    cfg = Config.fromfile(source)
+    imports: dict[str, str] = {}
+    scope = cfg.pop('default_scope')
+    lines = [f'{key} = {_code(value, scope, imports)}' for key, value in cfg.items()]
+    head = [f'from {module} import {name}' for name, module in imports.items()]
+    out.write_text('\n'.join([*head, *lines, '']))
+
+
+def _code(value: object, scope: str, imports: dict[str, str]) -> str:
+    """Python that makes a value; the classes in it are added to the imports."""
+    if isinstance(value, dict):
+        readers = ((key, _type if key == 'type' else _code, item) for key, item in value.items())
+        items = (f'{key!r}: {read(item, scope, imports)}' for key, read, item in readers)
+        return f'{{{", ".join(items)}}}'
+    if isinstance(value, (list, tuple)):
+        items = ''.join(f'{_code(item, scope, imports)}, ' for item in value)
+        return f'[{items}]' if isinstance(value, list) else f'({items})'
+    return repr(value)
+
+
+def _type(name: str, scope: str, imports: dict[str, str]) -> str:
+    for registry in vars(mmengine.registry).values():
+        if isinstance(registry, Registry):
+            with registry.switch_scope_and_registry(scope) as own:
+                found = own.get(name)
+            if found is not None:
+                imports[found.__name__] = found.__module__
+                return found.__name__
+    return repr(name)  # a name that is no class, as that of a kind of NMS
 
 
 def run_demo(repo: Path, out: Path, task: str) -> tuple[dict, dict]:

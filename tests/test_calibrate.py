@@ -153,6 +153,29 @@ def test_what_cannot_be_done_is_said_before_it_starts(
     assert message in capsys.readouterr().err
 
 
+FEW = ['--images-per-class', 2, '--passes', 1]
+
+
+def test_a_run_that_could_not_write_goes_on_from_its_samples(repo: Path, project: Path) -> None:
+    (project / 'blocked.pth.part').mkdir()  # where the checkpoint is written before it is whole
+    output = run(repo, project, *command(repo, 'blocked.pth', *FEW), ok=False)
+    assert 'error: blocked.pth cannot be written' in output
+    assert 'stay in blocked.samples/samples_' in output
+    (project / 'blocked.pth.part').rmdir()
+    assert 'Going on after' in run(repo, project, *command(repo, 'blocked.pth', *FEW))
+    assert (project / 'blocked.pth').is_file()
+    assert not (project / 'blocked.samples').exists()
+
+
+def test_a_run_that_would_fail_again_leaves_nothing(repo: Path, project: Path) -> None:
+    (project / 'ones.json').write_text(str([1] * 12))
+    options = ['--prior', 'ones.json', '--cfg-options', 'train_dataloader.dataset.indices=2']
+    before = set(project.rglob('*'))
+    output = run(repo, project, *command(repo, 'new/none.pth', *options), ok=False)
+    assert 'Collected in' in output and '\nerror: ' in output
+    assert set(project.rglob('*')) == before
+
+
 def test_a_prior_of_other_classes_is_refused(repo: Path, project: Path) -> None:
     (project / 'counts.json').write_text('{"a": 1, "b": 2}')
     output = run(repo, project, *command(repo, 'none.pth', '--prior', 'counts.json'), ok=False)

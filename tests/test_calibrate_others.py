@@ -6,34 +6,12 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from PIL import Image
-from project import run, save_untrained
+from project import run, save_untrained, write_classifier
 
 from mmdisalign.data.scenes import SceneSpec, write_lvis
-
-CLASSIFIER = """
-default_scope = 'mmpretrain'
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=3, in_channels=64))
-# Beside the model, as mmpretrain has it.
-data_preprocessor = dict(mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True)
-flip = dict(type='RandomFlip', prob=0.5)
-pipeline = [dict(type='LoadImageFromFile'), flip, dict(type='PackInputs')]
-train_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(
-    type='CustomDataset', data_prefix='images', pipeline=pipeline))
-test_dataloader = dict(train_dataloader, sampler=dict(type='DefaultSampler', shuffle=False))
-test_evaluator = dict(type='Accuracy', topk=1)
-test_cfg = dict()
-train_cfg = dict(by_epoch=True, max_epochs=1)
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
-"""
 
 
 def calibrate(repo: Path, project: Path, *options: object) -> str:
@@ -49,16 +27,7 @@ def learned(project: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
-    """40 images of a class, 12 of the next and 4 of the last, each class of its own colour."""
-    rng = np.random.default_rng(0)
-    for label, number in enumerate((40, 12, 4)):
-        folder = tmp_path / f'images/class_{label}'
-        folder.mkdir(parents=True)
-        for index in range(number):
-            image = rng.integers(60 * label, 60 * label + 120, (32, 32, 3)).astype(np.uint8)
-            Image.fromarray(image).save(folder / f'{index}.png')
-    (tmp_path / 'stage1.py').write_text(CLASSIFIER)
-    save_untrained(tmp_path / 'stage1.py', tmp_path / 'stage1.pth')
+    write_classifier(tmp_path)
     return tmp_path
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmdisalign.calibration import ClassPrior
-from mmdisalign.engine.image_choice import ImageChoice, enough_images, every_image
+from mmdisalign.engine.image_choice import (
+    ImageChoice,
+    enough_images,
+    every_image,
+    identity_of_images,
+)
 
 
 def one_class(label: int, number: int) -> list[np.ndarray]:
@@ -114,3 +121,23 @@ def test_of_every_image_the_prior_says_how_many_have_a_class(
     assert choice.index.tolist() == list(range(200))
     assert set(choice.weight) == {1.0}
     assert choice.images.tolist() == [2 * number for number in images]
+
+
+@pytest.mark.parametrize('changed', ['images/a.jpg', 'maps/a.png'])
+def test_files_that_changed_under_their_names_are_other_images(
+    tmp_path: Path, changed: str
+) -> None:
+    from mmseg.datasets import BaseSegDataset
+
+    for name in ('images/a.jpg', 'images/b.jpg', 'maps/a.png', 'maps/b.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'content')
+    folders = dict(img_path='images', seg_map_path='maps')
+    before, again = (
+        identity_of_images(BaseSegDataset(data_root=str(tmp_path), data_prefix=folders))
+        for _ in range(2)
+    )
+    assert again == before
+    os.utime(tmp_path / changed, (0, 0))  # as long as it was
+    dataset = BaseSegDataset(data_root=str(tmp_path), data_prefix=folders)
+    assert identity_of_images(dataset) != before

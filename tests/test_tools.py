@@ -152,6 +152,19 @@ def test_mmsegs_own_train_and_test_run_the_config(repo, project, trained) -> Non
     assert 'mTailIoU' in output
 
 
+def test_a_full_disk_is_said_with_what_to_do(repo, project, trained) -> None:
+    # No file may be larger, as if the disk had no more room.
+    (project / 'limited.py').write_text(
+        'import resource, runpy, sys\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n'
+        "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    tool = [sys.executable, 'limited.py', repo / 'tools/train.py', 'stage2.py']
+    output = run(repo, project, *tool, '--work-dir', 'full', ok=False)
+    assert 'error: a checkpoint cannot be written into' in output
+    assert 'the disk is full. Make room' in output
+
+
 def test_amp_trains_on_the_cpu(repo, project, trained) -> None:
     train(repo, project, 'amp', '--amp', '--cfg-options', 'train_cfg.max_iters=2')
     assert (project / 'amp/iter_2.pth').exists()

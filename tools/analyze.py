@@ -52,6 +52,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Compare as the command line says."""
     args = parse_args()
+    cli.check_files(*args.results, args.config, args.checkpoint)
     from mmdisalign.commands.analyze import analyze
 
     analyze(args)

@@ -110,6 +110,7 @@ def _num_bytes(text: str) -> float:
 def main() -> None:
     """Calibrate as the command line says."""
     args = parse_args()
+    cli.check_files(args.config, args.checkpoint)
     from mmdisalign.commands.calibrate import Calibration
 
     Calibration(args).run()

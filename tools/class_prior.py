@@ -27,6 +27,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Count and write as the command line says."""
     args = parse_args()
+    cli.check_files(args.config)
     from mmdisalign.commands.class_prior import class_prior
 
     class_prior(args)

@@ -26,6 +26,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Convert as the command line says."""
     args = parse_args()
+    cli.check_files(args.checkpoint)
     from mmdisalign.commands.convert_released import convert_released
 
     convert_released(args)

@@ -40,6 +40,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Do what the command line says."""
     args = parse_args()
+    cli.check_files(args.config, args.checkpoint)
     from mmdisalign.commands.posthoc import posthoc
 
     posthoc(args)

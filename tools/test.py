@@ -28,6 +28,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Evaluate as the command line says."""
     args = parse_args()
+    cli.check_files(args.config, args.checkpoint)
     from mmdisalign.commands.test import test
 
     test(args)

@@ -26,6 +26,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Train as the command line says."""
     args = parse_args()
+    cli.check_files(args.config)
     from mmdisalign.commands.train import train
 
     train(args)

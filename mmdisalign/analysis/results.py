@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..calibration import ClassPrior
+from ..files import written_whole
 
 Values = Sequence[Optional[float]]
 # Groups that share the classes among them, from frequent to rare: LVIS's own before a prior's.
@@ -68,14 +69,13 @@ class Evaluation:
 
     def save(self, path: Union[str, Path]) -> None:
         """Write a result file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = asdict(self)
         content['summary'] = {key: _number(value) for key, value in self.summary.items()}
         content['per_class'] = {
             key: [_number(value) for value in values] for key, values in self.per_class.items()
         }
-        path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+        with written_whole(path) as file:
+            file.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
     def with_prior(self, prior: ClassPrior) -> Evaluation:
         """The same with the frequencies of a prior, and its groups where there were none.

@@ -64,8 +64,9 @@ class Table:
     def from_mapping(cls, content: Mapping) -> Table:
         """From what ``ClassPrior.to_json`` writes, or from a dict of class name to count."""
         if 'counts' in content:
-            names = ('counts', 'classes', 'groups', 'images')
-            return cls(**{name: content.get(name) for name in names})
+            names = ('classes', 'groups', 'images')
+            counts = [_number(value, f'counts[{i}]') for i, value in enumerate(content['counts'])]
+            return cls(counts, **{name: content.get(name) for name in names})
         return cls([_number(value, key) for key, value in content.items()], list(content))
 
 
@@ -80,11 +81,21 @@ def read_table(source: Union[str, Path], **options: str) -> Table:
         table.groups = SHIPPED_TABLES[str(source)] or table.groups
         return table
     path = Path(source)
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         raise FileNotFoundError(
             f'no class prior at {path}, seen from {Path.cwd()} (shipped tables: '
             f'{", ".join(SHIPPED_TABLES)}); tools/class_prior.py counts one from the training data'
         )
+    try:
+        return _read_file(path, **options)
+    except (AttributeError, KeyError, TypeError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f'{path} cannot be read as a class prior ({type(error).__name__}: {error}): it is none '
+            'of the formats that ClassPrior.build takes'
+        ) from error
+
+
+def _read_file(path: Path, **options: str) -> Table:
     if path.suffix.lower() == '.json':
         return _read_json(path, **options)
     lines = _read_lines(path)
@@ -96,7 +107,7 @@ def read_table(source: Union[str, Path], **options: str) -> Table:
 def _read_json(path: Path, unit: Optional[str] = None) -> Table:
     try:
         content = json.loads(path.read_text(encoding='utf-8-sig'))
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f'{path} is not JSON: {error}') from error
     if isinstance(content, dict) and 'categories' in content and 'annotations' in content:
         return _count_annotations(content, path, unit or 'instances')
@@ -196,11 +207,15 @@ def _read_columns(
         _check_order(path, columns[indices])
     names = _find_column(columns, NAME_COLUMNS)
     return Table(
-        [_number(value, f'{path}, row {i}') for i, value in enumerate(columns[values], start=1)],
+        _numbers(path, columns[values]),
         None if names is None else columns[names],
         None if groups is None else _lvis_groups(columns[groups]),
-        [float(value) for value in columns['images']] if 'images' in columns else None,
+        _numbers(path, columns['images']) if 'images' in columns else None,
     )
+
+
+def _numbers(path: Path, column: Sequence[str]) -> list[float]:
+    return [_number(value, f'{path}, row {i}') for i, value in enumerate(column, start=1)]
 
 
 def _split_columns(path: Path, lines: Sequence[str]) -> dict[str, list[str]]:
@@ -227,7 +242,7 @@ def _find_column(header: Collection[str], candidates: Sequence[str]) -> Optional
 
 def _check_order(path: Path, indices: Sequence[str]) -> None:
     """Rows are classes in order; an index column that says otherwise would shift every class."""
-    numbers = [int(index) for index in indices]
+    numbers = [int(number) for number in _numbers(path, indices)]
     if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         raise ValueError(f'{path}: the rows are not in class order, or classes are missing')
 

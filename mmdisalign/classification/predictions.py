@@ -42,7 +42,7 @@ class SavedPredictions:
         Raises:
             ValueError: If the file does not have one prediction for each image.
         """
-        samples = read_predictions(path, len(self.dataset))
+        samples = self._read(path)
         metric = LongTailAccuracy(self.prior, result_file=str(result_file))
         metric.dataset_meta = self.dataset.metainfo
         metric.process({}, samples)
@@ -59,7 +59,7 @@ class SavedPredictions:
             members: Indices of those classes.
             count: How many images, at most.
         """
-        saved = {name: read_predictions(path, len(self.dataset)) for name, path in paths.items()}
+        saved = {name: self._read(path) for name, path in paths.items()}
         changes = []
         for index, pair in enumerate(zip(*saved.values())):
             scores = [sample['pred_score'] for sample in pair]
@@ -70,6 +70,10 @@ class SavedPredictions:
             self._picture({name: own[index] for name, own in saved.items()})
             for _, index in heapq.nlargest(count, changes)
         ]
+
+    def _read(self, path: Path) -> list[dict]:
+        fields = ('sample_idx', 'gt_label', 'pred_score')
+        return read_predictions(path, len(self.dataset), fields)
 
     def _picture(self, samples: Mapping[str, Mapping]) -> Picture:
         number = next(iter(samples.values()))['sample_idx']

@@ -16,7 +16,7 @@ from ..analysis import Calibration, Evaluation
 from ..analysis.report import Picture, check_comparable, file_name, write_report
 from ..analysis.verdict import verdict
 from ..calibration import ClassPrior
-from ..engine import check_data, plugin_of, read_config, read_state
+from ..engine import check_data, check_keys, plugin_of, read_config, read_state
 from ..engine.confidence import learned, observe_confidence
 from ..files import new_folders, where
 
@@ -26,9 +26,6 @@ class Comparison:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        for path in (*args.results, args.config, args.checkpoint):
-            if path is not None and not Path(path).exists():
-                raise FileNotFoundError(f'there is no {path} (seen from {Path.cwd()})')
         self.cfg = self._config()
         self.paths = dict(zip(self._names(), args.results))
         if args.images and any(self._is_result(path) for path in args.results):
@@ -52,6 +49,7 @@ class Comparison:
             return None
         cfg = read_config(self.args.config, self.args.cfg_options)
         plugin_of(cfg)  # or an error
+        check_keys(cfg, 'test_dataloader')
         check_data(cfg, 'test')
         init_default_scope(cfg.default_scope)
         return cfg

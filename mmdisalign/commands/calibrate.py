@@ -27,6 +27,7 @@ from ..cli import is_foreseen
 from ..engine import (
     check_checkpoint,
     check_data,
+    check_keys,
     is_new_style,
     iter_datasets,
     plugin_of,
@@ -37,7 +38,7 @@ from ..engine import (
 from ..engine.checkpoint import checkpoint_of
 from ..engine.collect import Collector, FullCollector, SeededDataset, collect
 from ..engine.confidence import calibrations_of, model_config
-from ..engine.configs import parse_options
+from ..engine.configs import named, parse_options
 from ..engine.count_cache import file_identity
 from ..engine.counting import CountError, classes_of_images, counter_of, listed
 from ..engine.fit import Samples
@@ -58,7 +59,7 @@ from ..engine.one_pass import (
     stage2_model,
 )
 from ..engine.sample_cache import SampleCache
-from ..files import new_folders, where, written_whole
+from ..files import check_file, new_folders, where, written_whole
 from .defaults import IMAGES_PER_CLASS, prior_of
 
 FRAGMENTS = {'segmentation': 'seg', 'detection': 'det', 'classification': 'cls'}
@@ -71,13 +72,14 @@ class Calibration:
         self.args = args
         self.cfg = read_config(args.config, args.cfg_options)
         self.plugin = plugin_of(self.cfg)
+        check_keys(self.cfg, 'model', 'train_dataloader')
         check_data(self.cfg, 'train')
         check_checkpoint(args.checkpoint)
         init_default_scope(self.cfg.default_scope)
         import_module(f'mmdisalign.{self.plugin}')
         # What may be replaced now is told from what the config has by its difference.
         self._evaluators = {key: self.cfg.get(key) for key in ('val_evaluator', 'test_evaluator')}
-        prepare(self.cfg, 'train', 'val', 'test')
+        prepare(self.cfg, 'train')
         self.is_calibrated = is_calibrated(self.cfg)
         self.zero_count = args.zero_count or self.cfg.model.get('zero_count')
         self.cache_dir = args.cache_dir or args.out.with_suffix('.samples')
@@ -96,6 +98,8 @@ class Calibration:
             f'Will be written: {where(out)}, and beside it {out.with_suffix(".py").name} and '
             f'{prior_of(out).name}.'
         )
+        for path in (out, out.with_suffix('.py'), prior_of(out)):
+            check_file(path)
         with new_folders(out.parent), new_folders(self.cache_dir):
             try:
                 self._run()
@@ -150,6 +154,7 @@ class Calibration:
             return
         # What was foreseen would come again, but for a disk that is full.
         comes_again = is_foreseen(error) and not isinstance(error, OSError)
+        comes_again &= self.args.cache_dir is None  # there, samples stay
         if comes_again or not self._cache.has_progress:
             self._cache.remove()
             return
@@ -314,7 +319,7 @@ class Calibration:
         options['class_prior'] = str(prior.resolve())
         changes = {'model': options, 'load_from': str(self.args.checkpoint)}
         if is_new_style(self.args.config):
-            cfg = copy.deepcopy(self.cfg)
+            cfg = Config(named(dict(self.cfg.items())))
             cfg.merge_from_dict(changes)
             return f'# Written by tools/calibrate.py over {self.args.config}.\n{cfg.pretty_text}'
         cfg = Config()

@@ -9,9 +9,9 @@ from mmengine.registry import init_default_scope
 
 from ..analysis.imbalance import describe
 from ..calibration import ClassPrior
-from ..engine import check_data, plugin_of, read_config
+from ..engine import check_data, check_keys, plugin_of, read_config
 from ..engine.counting import AnnotationFault, CountError, counter_of
-from ..files import new_folders, where
+from ..files import check_file, new_folders, where
 
 
 def class_prior(args: argparse.Namespace) -> None:
@@ -24,6 +24,7 @@ def class_prior(args: argparse.Namespace) -> None:
     """
     with ExitStack() as stack:
         for path in filter(None, (args.out, args.figure)):
+            check_file(path)
             print(f'Will be written: {where(path)}')
             stack.enter_context(new_folders(path.parent))
         prior = _count(args)
@@ -51,8 +52,7 @@ def _count(args: argparse.Namespace) -> ClassPrior:
     """Count the split of the config."""
     cfg = read_config(args.config, args.cfg_options)
     plugin = plugin_of(cfg)
-    if not cfg.get(f'{args.split}_dataloader'):
-        raise ValueError(f'{args.config} has no {args.split}_dataloader')
+    check_keys(cfg, f'{args.split}_dataloader')
     check_data(cfg, args.split)
     init_default_scope(cfg.default_scope)
     try:

@@ -7,7 +7,7 @@ import argparse
 import torch
 
 from ..detection.released import convert_released_detector, load_released
-from ..files import where, written_whole
+from ..files import check_file, where, written_whole
 
 
 def convert_released(args: argparse.Namespace) -> None:
@@ -17,6 +17,7 @@ def convert_released(args: argparse.Namespace) -> None:
         OSError: If a file is not there, or cannot be written.
         ValueError: If it is no such checkpoint, or its content needs ``--trust``.
     """
+    check_file(args.out)
     print(f'The checkpoint will be {where(args.out)}.')
     state_dict = convert_released_detector(load_released(args.checkpoint, args.trust))
     with written_whole(args.out) as file:

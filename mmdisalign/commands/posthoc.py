@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from ..calibration import (
     tau_normalized,
 )
 from ..engine import check_checkpoint, check_data, launch, prepare, save_model
-from ..engine.posthoc import METRICS, choose, shift_scores
-from ..files import new_folders, where
+from ..engine.posthoc import METRICS, choose, find_classifiers, shift_scores
+from ..files import check_file, new_folders, where
 
 Change = Callable[[nn.Module, float], None]
 
@@ -98,6 +98,19 @@ def set_class_means(args: argparse.Namespace, cfg: Config) -> None:
     print(f'ncm: {args.out}')
 
 
+def check_scores(
+    classifiers: Mapping[str, nn.Module], prior: ClassPrior, args: argparse.Namespace
+) -> None:
+    """Raise ValueError, with its name, if a prior is of other classes than the classifiers."""
+    for name, classifier in classifiers.items():
+        found = len(classifier.weight) - (args.method == 'norcal')  # which has a background
+        if found != len(prior):
+            raise ValueError(
+                f'{args.prior}: the class prior has {len(prior)} classes, but {name} of '
+                f'{args.config} has {found}'
+            )
+
+
 def change_classifier(args: argparse.Namespace, cfg: Config) -> None:
     """The methods that one number controls."""
     method, scope = METHODS[args.method], cfg.get('default_scope')
@@ -109,6 +122,8 @@ def change_classifier(args: argparse.Namespace, cfg: Config) -> None:
     prior = ClassPrior.build(args.prior, **unit) if args.prior else None
     metrics = (args.metric,) if args.metric else METRICS[scope]
     runner = launch.build_runner(cfg)
+    if prior is not None:
+        check_scores(find_classifiers(runner.model), prior, args)
     try:
         runner.load_checkpoint(args.checkpoint, map_location='cpu', strict=True)
     except RuntimeError as error:
@@ -129,6 +144,7 @@ def change_classifier(args: argparse.Namespace, cfg: Config) -> None:
 def posthoc(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     cfg = load_config(args)
+    check_file(args.out)
     print(f'The checkpoint will be {where(args.out)}.')
     with new_folders(Path(args.out).absolute().parent):
         if args.method == 'ncm':

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..engine import check_checkpoint, check_data, launch, plugin_of, prepare
+from ..engine import check_checkpoint, check_data, check_keys, launch, plugin_of, prepare
 from ..engine.stage import naming_checkpoint
+from ..files import is_full
 
 
 def train(args: argparse.Namespace) -> None:
@@ -17,6 +18,7 @@ def train(args: argparse.Namespace) -> None:
     """
     cfg = launch.load_config(args)
     plugin_of(cfg)  # or an error
+    check_keys(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_data(cfg, 'train', 'val')
     prepare(cfg, 'train', 'val')
     if args.amp:
@@ -28,9 +30,8 @@ def train(args: argparse.Namespace) -> None:
     try:
         with naming_checkpoint(cfg.get('load_from')):
             runner.train()
-    except RuntimeError as error:
-        # PyTorch's words for a write that falls short.
-        if 'unexpected pos' not in str(error):
+    except (OSError, RuntimeError) as error:
+        if not is_full(error):
             raise
         raise OSError(
             f'a checkpoint cannot be written into {runner.work_dir}: the disk is full. Make room, '

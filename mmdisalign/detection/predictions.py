@@ -51,7 +51,7 @@ class SavedPredictions:
         Raises:
             ValueError: If the file does not have one prediction for each image.
         """
-        samples = read_predictions(path, len(self.dataset))
+        samples = self._read(path)
         metric = LongTailLVISMetric(
             self.dataset.ann_file,
             ['bbox', 'segm'] if self._has_masks(samples) else 'bbox',
@@ -86,6 +86,15 @@ class SavedPredictions:
         changed = most_changed(images, members, count, 'instances')
         return [self._picture(samples, index, note) for index, note in changed]
 
+    def _read(self, path: Path) -> list[dict]:
+        """The predictions of a file, one for each image of the data set."""
+        samples = read_predictions(path, len(self.dataset), ('img_id', 'pred_instances'))
+        known = {self.dataset.get_data_info(i)['img_id'] for i in range(len(self.dataset))}
+        other = [sample['img_id'] for sample in samples if sample['img_id'] not in known]
+        if other:
+            raise ValueError(f'{path} is of other images than the test data: {other[0]} is none')
+        return samples
+
     def _has_masks(self, samples: Sequence[Mapping]) -> bool:
         """Whether there are masks to evaluate, and true ones to compare them with."""
         infos = (self.dataset.get_data_info(index) for index in range(len(self.dataset)))
@@ -94,7 +103,7 @@ class SavedPredictions:
         )
 
     def _by_image(self, path: Path) -> dict[int, dict]:
-        samples = read_predictions(path, len(self.dataset))
+        samples = self._read(path)
         return {sample['img_id']: sample['pred_instances'] for sample in samples}
 
     def _labels(self, info: Mapping, predicted: Mapping) -> np.ndarray:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..calibration import convert_released_keys
+from ..engine.checkpoint import naming_unreadable
 
 _BOX_HEAD = 'roi_head.bbox_head'
 _CLASSIFIER = f'{_BOX_HEAD}.fc_cls'
@@ -138,32 +139,32 @@ def load_released(path: Union[str, Path], trust: bool = False) -> dict[str, Any]
             holds more than tensors. Default: False.
 
     Raises:
-        ValueError: If that takes ``trust``, or if the file holds no state dict.
+        FileNotFoundError: If there is no such file.
+        ValueError: If that takes ``trust``, or if the file cannot be read or holds no state dict.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'there is no checkpoint {path} (seen from {Path.cwd()})')
     if path.suffix == '.pkl' and not trust:
         raise ValueError(
             f'{path} is a pickle, which can run any code when it is read; '
             'if you trust its source, say so with --trust'
         )
-    if path.suffix == '.pkl':
-        with path.open('rb') as file:
-            content = pickle.load(file, encoding='latin1')  # some were pickled by Python 2
-    else:
-        content = _torch_load(path, trust)
+    with naming_unreadable(path, 'say so with --trust'):
+        content = _content(path, trust)
     state_dict = content.get('model', content) if isinstance(content, Mapping) else None
     if not isinstance(state_dict, Mapping):
         raise ValueError(f'{path} holds no state dict, by itself or as "model"')
     return dict(state_dict)
 
 
-def _torch_load(path: Path, trust: bool) -> Any:
-    try:
-        return torch.load(path, map_location='cpu', weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        if trust:
-            raise ValueError(f'{path} is not a checkpoint: {error}') from error
-        raise ValueError(
-            f'{path} is no checkpoint, or holds more than tensors, which can run any code when it '
-            'is read; if you trust its source, say so with --trust'
-        ) from error
+def _content(path: Path, trust: bool) -> Any:
+    if path.suffix == '.pkl':
+        with path.open('rb') as file:
+            try:
+                return pickle.load(file, encoding='latin1')  # some were pickled by Python 2
+            except Exception as error:  # a broken pickle raises whatever its bytes happen to call
+                raise ValueError(
+                    f'{path} cannot be read as a pickle: {type(error).__name__}: {error}'
+                ) from error
+    return torch.load(path, map_location='cpu', weights_only=not trust)

@@ -2,7 +2,7 @@
 
 from .amp import CPUAmpOptimWrapper
 from .checkpoint import allow_mmengine_checkpoints, check_checkpoint, read_state, save_model
-from .configs import is_new_style, plugin_of, prepare, read_config
+from .configs import check_keys, is_new_style, plugin_of, prepare, read_config
 from .data_check import check_data, iter_datasets, only_dataset
 from .derive import check_adds_nothing, check_prior, derive, registered_class, type_name
 from .hooks import CalibrationHook
@@ -20,6 +20,7 @@ __all__ = [
     'check_calibration',
     'check_checkpoint',
     'check_data',
+    'check_keys',
     'check_prior',
     'derive',
     'is_new_style',

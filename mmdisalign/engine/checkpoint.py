@@ -8,14 +8,18 @@ UnpicklingError.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
+import mmengine.runner.checkpoint as mmengine_checkpoint
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import _load_checkpoint
+from mmengine.utils.dl_utils import load_url
 from packaging.version import Version
 from torch import Tensor
 
@@ -34,7 +38,7 @@ def check_checkpoint(path: Optional[str]) -> None:
     """
     if not path or '://' in path:
         return
-    if not Path(path).is_file():
+    if not Path(path).expanduser().is_file():  # as mmengine reads it
         raise FileNotFoundError(
             f'there is no checkpoint {path} (seen from {Path.cwd()}); name it with load_from in '
             'the config, or train the stage that it comes from first'
@@ -51,19 +55,8 @@ def read_state(checkpoint: str) -> dict[str, Tensor]:
     Raises:
         ValueError: If it cannot be read, or holds no weights; the message names it.
     """
-    try:
+    with naming_unreadable(checkpoint, 'load it by hand and save its state_dict alone'):
         content = _load_checkpoint(str(checkpoint), map_location='cpu')
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f'{checkpoint} is no checkpoint, or holds more than weights, which could run any code '
-            f'when it is read ({_first_sentence(error)}). If you trust its source, load it by hand '
-            'and save its state_dict alone'
-        ) from error
-    except (OSError, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f'{checkpoint} cannot be read as a checkpoint: it is truncated, or no file of '
-            f'torch.save ({_first_sentence(error)}). Copy or download it again, or name another'
-        ) from error
     state = content.get('state_dict', content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(
@@ -71,6 +64,28 @@ def read_state(checkpoint: str) -> dict[str, Tensor]:
             'of a model'
         )
     return state
+
+
+@contextmanager
+def naming_unreadable(checkpoint: Union[str, Path], if_trusted: str) -> Iterator[None]:
+    """Turn the errors of a file that is no checkpoint into a ValueError that names it.
+
+    Args:
+        checkpoint: File or address that is read.
+        if_trusted: What to do with one that holds more than weights, if its source is trusted.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f'{checkpoint} is no checkpoint, or holds more than weights, which could run any code '
+            f'when it is read ({_first_sentence(error)}). If you trust its source, {if_trusted}'
+        ) from error
+    except (OSError, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f'{checkpoint} cannot be read as a checkpoint: it is truncated, or no file of '
+            f'torch.save ({_first_sentence(error)}). Copy or download it again, or name another'
+        ) from error
 
 
 def checkpoint_of(model: torch.nn.Module, **meta: Any) -> dict[str, Any]:
@@ -86,7 +101,11 @@ def save_model(model: torch.nn.Module, path: Union[str, Path], **meta: Any) -> N
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load`` accept mmengine's log history, and nothing that could run code."""
+    """Let ``torch.load`` accept mmengine's log history, and nothing that could run code.
+
+    Of a file, and of an address that mmengine loads. PyTorch before 2.6 has no such allow-list:
+    there, whatever a checkpoint asks for is run.
+    """
     if Version(torch.__version__) < Version('2.6'):  # before, torch.load allowed everything
         return
     reconstruct, scalar = (np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0])
@@ -96,6 +115,8 @@ def allow_mmengine_checkpoints() -> None:
         for core in ('core', '_core')
         for function in (reconstruct, scalar)
     ]
+    # An address is read by torch.hub, which would still unpickle anything.
+    mmengine_checkpoint.load_url = partial(load_url, weights_only=True)
     dtypes = {type(np.dtype(code)) for code in ('?', 'i4', 'i8', 'f2', 'f4', 'f8')}
     torch.serialization.add_safe_globals(
         [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *arrays, (_statistic, 'builtins.getattr')]

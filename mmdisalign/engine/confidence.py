@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ..calibration import AdaptiveCalibration
+from .stage import naming_checkpoint
 
 NUM_BINS = 50
 
@@ -109,7 +110,8 @@ def observe_confidence(
             f'{cfg.filename} has no calibration whose confidence could be observed: give the '
             'stage-2 config with --config, or leave --checkpoint out'
         )
-    load_checkpoint(model, checkpoint, map_location='cpu')
+    with naming_checkpoint(checkpoint):
+        load_checkpoint(model, checkpoint, map_location='cpu')
     model.to(get_device()).eval()
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     histogram = ConfidenceHistogram(groups, next(iter(calibrations.values())).num_classes)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -64,6 +65,40 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
 def is_new_style(path: Union[str, Path]) -> bool:
     """Whether a config file has ``read_base``, or types that are classes."""
     return Config._is_lazy_import(str(path))
+
+
+def named(value: Any) -> Any:
+    """A config's value with names for its classes and functions, as a text config has them.
+
+    mmengine writes a class as the path of its module, which its registries cannot follow where a
+    package has a function of the module's name, such as ``mmdet.models.losses.smooth_l1_loss``.
+    """
+    if isinstance(value, Mapping):
+        return {key: named(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(named(item) for item in value)
+    return _name(value) if inspect.isclass(value) or inspect.isroutine(value) else value
+
+
+def _name(kind: Any) -> str:
+    path = f'{kind.__module__}.{kind.__qualname__}'
+    with suppress(Exception):
+        if get_object_from_string(path) is kind:
+            return path
+    library = kind.__module__.partition('.')[0]
+    return f'{library}.{kind.__name__}' if library in PLUGINS else kind.__name__
+
+
+def check_keys(cfg: Config, *keys: str) -> None:
+    """Raise ValueError if a config has not what will be used of it.
+
+    Args:
+        cfg: The config.
+        keys: Such as ``'train_dataloader'``.
+    """
+    missing = [key for key in keys if not cfg.get(key)]
+    if missing:
+        raise ValueError(f'{cfg.filename} has no {", ".join(missing)}')
 
 
 def plugin_of(cfg: Config) -> str:

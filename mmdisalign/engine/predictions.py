@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Union
 
@@ -12,12 +12,13 @@ import numpy as np
 from .unpickle import load_plain
 
 
-def read_predictions(path: Union[str, Path], num_images: int) -> list[dict]:
+def read_predictions(path: Union[str, Path], num_images: int, fields: Sequence[str]) -> list[dict]:
     """Predictions that mmdet's or mmpretrain's ``test.py --out`` pickled.
 
     Args:
         path: Pickle file; code in it is refused, see :func:`load_plain`.
         num_images: How many images the test data has.
+        fields: What each prediction has.
 
     Raises:
         ValueError: If it is no pickle of predictions, or has not one an image.
@@ -31,6 +32,13 @@ def read_predictions(path: Union[str, Path], num_images: int) -> list[dict]:
             f'{path} should hold what test.py --out saved for the {num_images} images of the test '
             f'data, but it has {found}'
         )
+    for number, own in enumerate(predictions):
+        missing = [name for name in fields if not isinstance(own, Mapping) or name not in own]
+        if missing:
+            raise ValueError(
+                f'{path}: prediction {number} has no {", ".join(missing)}: it is of another '
+                'library, or of another task, than the config'
+            )
     return predictions
 
 

@@ -14,6 +14,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from ..files import written_whole
 from .fit import Samples
 
 
@@ -210,9 +211,8 @@ class SampleCache:
             'elements': self.elements,
             'seen': {name: r.seen.tolist() for name, r in self.reservoirs.items()},
         }
-        partial = self.folder / 'state.json.part'
-        partial.write_text(json.dumps(state), encoding='utf-8')
-        partial.replace(self.folder / 'state.json')
+        with written_whole(self.folder / 'state.json') as file:
+            file.write_text(json.dumps(state), encoding='utf-8')
 
     def remove(self) -> None:
         """Delete the files, and the folder that they are in unless it has others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from mmengine.logging import print_log
@@ -22,11 +22,13 @@ class CheckpointError(RuntimeError):
 
 
 @contextmanager
-def naming_checkpoint(checkpoint: str) -> Iterator[None]:
+def naming_checkpoint(checkpoint: Optional[str]) -> Iterator[None]:
     """A CheckpointError, which knows no file, gets the name of the checkpoint that is loaded."""
     try:
         yield
     except CheckpointError as error:
+        if checkpoint is None:  # what the work_dir has last
+            raise
         raise CheckpointError(f'{checkpoint}: {error}') from error
 
 

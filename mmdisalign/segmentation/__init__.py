@@ -8,6 +8,7 @@ from mmseg.registry import MODELS
 
 from ..losses import BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .decode_heads import CalibratedHeadMixin, calibrated
+from .label_maps import CheckedLoadAnnotations
 from .metrics import LongTailIoUMetric
 from .prepare import prepare
 from .segmentors import (
@@ -24,6 +25,7 @@ __all__ = [
     'CalibratedCascadeEncoderDecoder',
     'CalibratedEncoderDecoder',
     'CalibratedHeadMixin',
+    'CheckedLoadAnnotations',
     'GRWCrossEntropyLoss',
     'LongTailIoUMetric',
     'calibrated',

@@ -114,6 +114,12 @@ class SampleCollector:
         for each, start, size in zip(classes, first, number):
             if each == self.head.ignore_index:
                 continue
+            if each >= len(self.most):
+                raise ValueError(
+                    f'the training pipeline gives the label {each}, which is none of the '
+                    f'{len(self.most)} classes and not ignore_index={self.head.ignore_index} of '
+                    'decode_head: set ignore_index, or reduce_zero_label of the data set'
+                )
             most = min(self.most[each], size)
             pixels.append(order[start + rng.choice(size, most, replace=False, shuffle=False)])
             weights.append(np.full(most, size / most))

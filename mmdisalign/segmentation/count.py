@@ -30,7 +30,7 @@ from ..engine.counting import (
     read_annotations,
 )
 from ..version import __version__
-from .label_maps import WAY_OUT, map_fault
+from .label_maps import WAY_OUT, map_fault, stock_loader
 
 Histogram = dict[str, int]  # pixels by label, as JSON has it
 IGNORED = 255  # what reduce_zero_label makes of 0
@@ -211,7 +211,7 @@ def _reads_this_disk(load: LoadAnyAnnotations) -> bool:
 
 def _fingerprint(load: LoadAnyAnnotations) -> Optional[str]:
     """What tells a transform from others; None of a user's own, which may depend on anything."""
-    kind = type(load)
+    kind = stock_loader(load)
     if kind.__module__.partition('.')[0] not in ('mmcv', 'mmseg'):
         return None
     versions = (mmcv.__version__, mmseg.__version__, __version__)

@@ -9,12 +9,13 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmseg.datasets import BaseSegDataset
-from mmseg.registry import DATASETS
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import DATASETS, TRANSFORMS
 
 from ..engine import iter_datasets, registered_class
 from ..engine.counting import lazy_datasets, read_annotations
 from .count import IGNORED, loading_transform
-from .label_maps import check_map
+from .label_maps import CheckedLoadAnnotations, check_map
 
 MAPS_LOOKED_AT = 64  # of a data set, evenly spaced: the files of one come from one program
 
@@ -38,6 +39,7 @@ def prepare(cfg: Config, *splits: str) -> None:
             if split == 'train':
                 _check_heads(cfg.get('model') or {}, dataset)
             _check_maps(config, dataset)
+            _check_when_loaded(config)
 
 
 def _check_heads(model: Mapping[str, Any], dataset: BaseDataset) -> None:
@@ -56,6 +58,14 @@ def _check_heads(model: Mapping[str, Any], dataset: BaseDataset) -> None:
                 'class would be: set ignore_index of decode_head and of the data set to a label '
                 'that is no class'
             )
+
+
+def _check_when_loaded(config: Any) -> None:
+    """Let the pipeline of a data set look at each map: those looked at here are some of them."""
+    for step in config.get('pipeline') or ():
+        kind = step.get('type') if isinstance(step, dict) else None
+        if kind is not None and registered_class(kind, TRANSFORMS) is LoadAnnotations:
+            step['type'] = f'mmdisalign.segmentation.{CheckedLoadAnnotations.__name__}'
 
 
 def _check_maps(config: Mapping[str, Any], dataset: BaseDataset) -> None:
