@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import cifar10_lt
+import gpu
 import inference
 import iteration
 import lvis_eval
@@ -42,6 +45,13 @@ def one_pass_tables(args: argparse.Namespace) -> str:
     return one_pass.run(args.seeds)
 
 
+def gpu_tables() -> str:
+    """Ours against plain forms on a GPU; without one, what a CPU can."""
+    out = Path('work_dirs/bench/gpu.json')
+    gpu.measure(list(gpu.PARTS), out)
+    return gpu.tables(json.loads(out.read_text(encoding='utf-8')))
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], str]] = {
     'inference': lambda args: inference.run(),
     'iteration': lambda args: iteration.run(),
@@ -51,6 +61,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], str]] = {
     'cifar10_lt': lambda args: cifar10_lt.run(args.seeds, args.exp_scale or [1.2]),
     'one_pass': one_pass_tables,
     'lvis_eval': lambda args: lvis_eval.run(),
+    'gpu': lambda args: gpu_tables(),
 }
 
 
