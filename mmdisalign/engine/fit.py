@@ -128,9 +128,12 @@ def sampled_loss(
     for features, logits, taps, label, weight in chunks:
         with torch.set_grad_enabled(backward):
             scores = calibrated_scores(calibration, features, logits, taps)
-            part = weighted_cross_entropy(
-                scores, label, class_weight, weight=weight, reduction='sum'
+            losses = weighted_cross_entropy(
+                scores, label, class_weight, weight=weight, reduction='none'
             )
+            # In float32, the sum depends on how many threads share it, and by that the fit would
+            # end elsewhere: its tolerance is as small.
+            part = losses.double().sum()
         if backward:
             (part / total).backward()
         loss += part.item()
@@ -209,7 +212,8 @@ def fit_calibration(
     """Minimise :func:`sampled_loss` plus ``weight_decay / 2`` times the sum of squared parameters.
 
     That is the minimum that SGD with weight decay seeks. L-BFGS over all samples in float32, with a
-    strong Wolfe line search; the result depends on the calibration's initial weights alone.
+    strong Wolfe line search; but for rounding, the result depends on the calibration's initial
+    weights alone.
 
     Args:
         calibration: Fitted in place.
