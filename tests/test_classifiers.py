@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import HOOKS, MODELS
 from mmpretrain.structures import DataSample
 
-from mmdisalign.calibration import ClassScale
+from mmdisalign.calibration import AdaptiveCalibration, ClassScale
 from mmdisalign.classification import (
     CalibratedImageClassifier,
     CosineClsHead,
@@ -20,6 +21,7 @@ from mmdisalign.classification import (
     ResetClassifierHook,
     calibrated,
 )
+from mmdisalign.classification import heads as calibrated_heads
 from mmdisalign.classification.heads import classifier_name, classifier_of
 
 PRIOR = [50, 30, 15, 4, 1]
@@ -88,6 +90,12 @@ def test_untouched_stage_2_is_stage_1_bit_for_bit(head: str) -> None:
     assert torch.equal(stage1, stage2)
 
 
+def test_no_head_that_is_served_is_left_out_of_these_tests() -> None:
+    served = {name for name in vars(calibrated_heads) if name.startswith('DisAlign')}
+    tested = {cfg['type'] for cfg in HEADS.values()}
+    assert served == {f'DisAlign{name}' for name in tested}
+
+
 @pytest.mark.parametrize('head', HEADS)
 def test_stage_2_changes_the_calibration_and_not_one_bit_more(head: str) -> None:
     _, model = build_pair(head)
@@ -153,6 +161,36 @@ def test_learned_weight_scaling_trains_one_factor_a_class() -> None:
     assert changed == {'head.calibration.scale'}
     model.eval()
     torch.testing.assert_close(model(images), stage1(images) * model.head.calibration.scale)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+# PyTorch shares more than 2**15 numbers among threads: those of the third and the last shape.
+@pytest.mark.parametrize(
+    ('scores', 'channels'),
+    [((1, 1), 1), ((7, 5), 3), ((257, 1203), 33), ((3, 2, 1, 1), 257), ((2, 19, 61, 67), 7)],
+)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_untouched_calibration_is_the_identity_however_it_is_computed(
+    threads: int, dtype: torch.dtype, scores: tuple[int, ...], channels: int
+) -> None:
+    torch.manual_seed(0)
+    extremes, span = torch.finfo(dtype), (scores[0], channels, *scores[2:])
+    z, x = (torch.randn(shape, dtype=dtype) * 100 for shape in (scores, span))
+    for tensor in (z, x):
+        flat = tensor.view(-1)
+        flat[::3], flat[1::5], flat[2::7] = extremes.max, extremes.min, extremes.tiny
+    with torch.no_grad():
+        out = AdaptiveCalibration(scores[1], channels)(z, x)
+    assert torch.get_num_threads() == threads
+    assert out.dtype == torch.float32
+    assert torch.equal(out, z.float())
 
 
 def test_class_scale_by_hand() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.models.losses import CrossEntropyLoss
+from mmdet.models.roi_heads import bbox_heads
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
@@ -23,7 +24,8 @@ from mmengine.structures import InstanceData
 
 import mmdisalign.detection  # noqa: F401
 from mmdisalign.calibration import CosineLinear
-from mmdisalign.detection import calibrated, calibrated_classifier
+from mmdisalign.detection import bbox_heads as calibrated_heads
+from mmdisalign.detection import calibrated, calibrated_classifier, classifiers
 from mmdisalign.detection.detectors import calibrated_roi_head
 from mmdisalign.detection.losses import GRWCrossEntropyLoss
 
@@ -34,6 +36,23 @@ NAMES = {
     'cascade': 'cascade-rcnn_r50_fpn.py',
     'cascade mask': 'cascade-mask-rcnn_r50_fpn.py',
     'cascade htc': '../../htc/htc-without-semantic_r50_fpn_1x_coco.py',
+}
+ROI = dict(in_channels=4, roi_feat_size=2, num_classes=5)
+CLASSIFIERS = ('Linear', 'CosineLinear', 'NormedLinear')
+BBOX_HEADS = {
+    'BBoxHead': dict(ROI, with_avg_pool=True),
+    'ConvFCBBoxHead': dict(ROI, num_shared_fcs=1, num_cls_fcs=1, num_reg_fcs=1, fc_out_channels=8),
+    'SCNetBBoxHead': dict(ROI, num_shared_fcs=2, fc_out_channels=8),
+    'Shared2FCBBoxHead': dict(ROI, fc_out_channels=8),
+    'Shared4Conv1FCBBoxHead': dict(ROI, conv_out_channels=4, fc_out_channels=8),
+}
+REFUSED = {
+    'DIIHead': dict(num_classes=5, in_channels=8, num_heads=2, feedforward_channels=8),
+    'DoubleConvFCBBoxHead': dict(
+        ROI, num_convs=1, num_fcs=1, conv_out_channels=8, fc_out_channels=8
+    ),
+    'MultiInstanceBBoxHead': dict(ROI, fc_out_channels=8),
+    'SABLHead': dict(num_classes=5),
 }
 
 
@@ -322,6 +341,39 @@ def head_cfg(**kwargs) -> dict:
 def test_heads_are_registered_under_their_names() -> None:
     for name in ('ConvFCBBoxHead', 'Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead'):
         assert MODELS.get(f'DisAlign{name}') is calibrated(MODELS.get(name))
+
+
+def test_no_bbox_head_of_mmdet_is_left_out_of_these_tests() -> None:
+    assert sorted([*BBOX_HEADS, *REFUSED]) == sorted(bbox_heads.__all__)
+    served = [name for m in (calibrated_heads, classifiers) for name in vars(m)]
+    served = {name for name in served if name.startswith('DisAlign')}
+    assert served and served <= {f'DisAlign{name}' for name in (*BBOX_HEADS, *CLASSIFIERS)}
+
+
+@pytest.mark.parametrize('classifier', CLASSIFIERS)
+@pytest.mark.parametrize('name', BBOX_HEADS)
+def test_untouched_bbox_head_scores_as_stage_1_bit_for_bit(name: str, classifier: str) -> None:
+    torch.manual_seed(0)
+    cls = getattr(bbox_heads, name)
+    options = dict(BBOX_HEADS[name], cls_predictor_cfg=dict(type=classifier))
+    head, stage2 = cls(**options), calibrated(cls)(**options)
+    missing, unexpected = stage2.load_state_dict(head.state_dict(), strict=False)
+    assert len(missing) == 4 and all(key.startswith('fc_cls.calibration.') for key in missing)
+    assert not unexpected
+    rois = torch.randn(7, 4, 2, 2)
+    with torch.no_grad():
+        expected, out = head.eval()(rois), stage2.eval()(rois)
+    assert out[0].shape == (7, 6)
+    for one, other in zip(out, expected):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_bbox_heads_with_other_classifiers_are_refused(name: str) -> None:
+    cls = getattr(bbox_heads, name)
+    cls(**REFUSED[name])  # not for these options
+    with pytest.raises(TypeError, match=f'^{name} cannot be calibrated: it does not build'):
+        calibrated(cls)(**REFUSED[name])
 
 
 def test_other_heads_and_losses_are_refused_by_name() -> None:
