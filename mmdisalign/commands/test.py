@@ -111,13 +111,14 @@ def test(args: argparse.Namespace) -> None:
     check_data(cfg, 'test')
     check_checkpoint(args.checkpoint)
     prepare(cfg, 'test')
+    if args.out:
+        check_out(cfg, args.out)
     if args.show or args.show_dir:
         draw_predictions(cfg, args)
     if args.tta:
         use_tta(cfg)
     with ExitStack() as stack:
         if args.out:
-            check_out(cfg, args.out)
             save_predictions(cfg, args.out)
             print(f'The predictions will be written to {where(args.out)}.')
             is_folder = cfg.default_scope == 'mmseg'
