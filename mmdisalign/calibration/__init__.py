@@ -2,6 +2,7 @@
 
 from .adaptive import AdaptiveCalibration
 from .cosine import CosineConv2d, CosineLinear
+from .layer import ScoreLayout, calibrate_layer
 from .posthoc import logit_adjustment, normalized_calibration, tau_normalized
 from .prior import ClassPrior, PriorLike
 from .released import convert_released_keys
@@ -15,7 +16,9 @@ __all__ = [
     'CosineConv2d',
     'CosineLinear',
     'PriorLike',
+    'ScoreLayout',
     'ZeroCount',
+    'calibrate_layer',
     'convert_released_keys',
     'filled_counts',
     'generalized_reweight',

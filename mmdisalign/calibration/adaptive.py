@@ -58,7 +58,8 @@ class AdaptiveCalibration(nn.Module):
 
         Args:
             logits: Class scores z, shape (N, C, *).
-            features: What the classifier saw, shape (N, F, *), with the same ``*``.
+            features: What the classifier saw, shape (N, F, *), with the same ``*``, or with 1 where
+                one σ is of several positions.
 
         Returns:
             Calibrated scores, shape (N, C, *).
@@ -93,7 +94,8 @@ class AdaptiveCalibration(nn.Module):
                 f'expected logits (N, {self.num_classes}, *) and features '
                 f'(N, {self.in_channels}, *), got {tuple(logits.shape)} and {tuple(features.shape)}'
             )
-        if logits.shape[2:] != features.shape[2:]:
+        positions = zip(features.shape[2:], logits.shape[2:])
+        if features.dim() != logits.dim() or any(own not in (1, of) for own, of in positions):
             raise ValueError(
                 f'logits and features differ in their positions: {tuple(logits.shape)} and '
                 f'{tuple(features.shape)}'

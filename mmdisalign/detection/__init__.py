@@ -5,9 +5,10 @@ from ..dependencies import require
 require('det')
 
 from ..calibration import CosineLinear
+from .any_detector import CalibratedDetectorMixin, calibrated_detector, calibrated_model
 from .bbox_heads import CalibratedBBoxHeadMixin, calibrated
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
-from .detectors import CalibratedTwoStageDetector, calibrated_model
+from .detectors import CalibratedTwoStageDetector
 from .losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .metrics import LongTailLVISMetric
 from .prepare import prepare
@@ -17,12 +18,24 @@ __all__ = [
     'BalancedSoftmaxLoss',
     'CalibratedBBoxHeadMixin',
     'CalibratedClassifierMixin',
+    'CalibratedDetectorMixin',
     'CalibratedTwoStageDetector',
     'CosineLinear',
     'GRWCrossEntropyLoss',
     'LongTailLVISMetric',
     'calibrated',
     'calibrated_classifier',
+    'calibrated_detector',
     'calibrated_model',
     'prepare',
 ]
+
+
+def __getattr__(name: str) -> type:
+    """``CalibratedRetinaNet`` and its like: made when a config names one."""
+    from mmdet.registry import MODELS
+
+    kind = MODELS.get(name.removeprefix('Calibrated')) if name.startswith('Calibrated') else None
+    if kind is None:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return calibrated_detector(kind)

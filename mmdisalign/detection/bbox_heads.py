@@ -14,23 +14,14 @@ from ..engine import check_prior, derive, registered_class
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
 
 
-class CalibratedBBoxHeadMixin:
-    """Gives a bbox head a calibrated classifier, through its ``cls_predictor_cfg``.
-
-    Mixed in before the head's class.
+class ClassificationLossMixin:
+    """Lets a bbox head leave box regression out of its losses; mixed in before the head's class.
 
     Attributes:
-        classification_only: Whether ``loss`` leaves box regression out. Default: False.
+        classification_only: Whether it does. Default: False.
     """
 
     classification_only = False
-
-    def __init__(self, *args: Any, cls_predictor_cfg: Optional[dict] = None, **kwargs: Any) -> None:
-        predictor = dict(cls_predictor_cfg or {'type': 'Linear'})
-        predictor['type'] = calibrated_classifier(registered_class(predictor['type'], MODELS))
-        super().__init__(*args, cls_predictor_cfg=predictor, **kwargs)
-        self._check_classifier()
-        check_prior(self.loss_cls, self.num_classes, 'bbox head')
 
     def loss(
         self, cls_score: Tensor, bbox_pred: Optional[Tensor], *args: Any, **kwargs: Any
@@ -42,6 +33,20 @@ class CalibratedBBoxHeadMixin:
         # mmdet has no loss without a proposal, and then no gradient for DDP to reduce.
         losses.setdefault('loss_cls', cls_score.sum())
         return losses
+
+
+class CalibratedBBoxHeadMixin(ClassificationLossMixin):
+    """Gives a bbox head a calibrated classifier, through its ``cls_predictor_cfg``.
+
+    Mixed in before the head's class.
+    """
+
+    def __init__(self, *args: Any, cls_predictor_cfg: Optional[dict] = None, **kwargs: Any) -> None:
+        predictor = dict(cls_predictor_cfg or {'type': 'Linear'})
+        predictor['type'] = calibrated_classifier(registered_class(predictor['type'], MODELS))
+        super().__init__(*args, cls_predictor_cfg=predictor, **kwargs)
+        self._check_classifier()
+        check_prior(self.loss_cls, self.num_classes, 'bbox head')
 
     def _check_classifier(self) -> None:
         if not isinstance(getattr(self, 'fc_cls', None), CalibratedClassifierMixin):

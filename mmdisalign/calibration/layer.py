@@ -1,0 +1,134 @@
+"""A classification layer that calibrates its own scores, wherever a network has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adaptive import AdaptiveCalibration
+
+
+@dataclass(frozen=True)
+class ScoreLayout:
+    """How the outputs of a classification layer are laid out: anchor by anchor, each alike.
+
+    Attributes:
+        num_classes: C foreground classes of an anchor, or of a position, query, RoI or image.
+        before: Outputs of an anchor ahead of them, which pass through, such as YOLOv3's box.
+        after: Outputs behind them, which pass through: a background, or no object.
+    """
+
+    num_classes: int
+    before: int = 0
+    after: int = 0
+
+    @property
+    def size(self) -> int:
+        """Outputs of an anchor."""
+        return self.before + self.num_classes + self.after
+
+    def anchors(self, outputs: int) -> int:
+        """A, of so many outputs.
+
+        Raises:
+            ValueError: If they are not some anchors'.
+        """
+        if outputs % self.size:
+            raise ValueError(
+                f'{outputs} outputs are not those of anchors with {self.num_classes} classes and '
+                f'{self.before + self.after} other outputs each'
+            )
+        return outputs // self.size
+
+
+class CalibratedLayerMixin:
+    """Calibrates what a linear or convolutional layer makes, with its own input as the features.
+
+    Mixed in before the layer's class by :func:`calibrate_layer`. One σ a position (or query, RoI,
+    image) is shared by its anchors, as are α and β of a class. The layer's parameters keep their
+    names; those of the calibration are ``calibration.*``. Untouched, it is the layer, bit for bit.
+    """
+
+    layout: ScoreLayout
+    calibration: AdaptiveCalibration
+
+    def forward(self, features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the layer makes of features (N, *, F), or (N, F, *) of a convolution."""
+        outputs = super().forward(features, *args, **kwargs)
+        axis = 1 if isinstance(self, nn.Conv2d) else -1
+        scores = outputs.movedim(axis, 1) if outputs.dim() > 2 else outputs
+        seen = features.movedim(axis, 1) if features.dim() > 2 else features
+        calibrated = self._calibrated(scores, seen)
+        return calibrated.movedim(1, axis) if outputs.dim() > 2 else calibrated
+
+    def _calibrated(self, outputs: Tensor, features: Tensor) -> Tensor:
+        """Calibrated outputs (N, A * size, *) of features (N, F, *)."""
+        layout = self.layout
+        anchors = layout.anchors(outputs.shape[1])
+        of_anchors = outputs.unflatten(1, (anchors, layout.size))
+        before, scores, after = of_anchors.split(
+            [layout.before, layout.num_classes, layout.after], dim=2
+        )
+        # The anchors of a position are as positions to the calibration, (N, C, A, *).
+        scores = self.calibration(scores.transpose(1, 2), features.unsqueeze(2)).transpose(1, 2)
+        if layout.before or layout.after:
+            scores = torch.cat([before.to(scores), scores, after.to(scores)], dim=2)
+        return scores.flatten(1, 2)
+
+
+@cache
+def _calibrated_class(layer: type) -> type:
+    doc = f'``{layer.__name__}``, calibrated; see :class:`{CalibratedLayerMixin.__name__}`.'
+    body = {'__doc__': doc, '__module__': __name__}
+    return type(f'Calibrated{layer.__name__}', (CalibratedLayerMixin, layer), body)
+
+
+def calibrate_layer(layer: nn.Module, layout: ScoreLayout) -> nn.Module:
+    """Make a classification layer one that calibrates its scores, in place.
+
+    Args:
+        layer: ``nn.Linear`` or ``nn.Conv2d``, or a subclass: cosine and normed layers.
+        layout: Of its outputs.
+
+    Returns:
+        The layer, so that what else refers to it (a head that shares it between stages) sees it.
+
+    Raises:
+        TypeError: If it is of another kind.
+        ValueError: If its outputs are not laid out so, or are not at the positions of its input.
+    """
+    if isinstance(layer, CalibratedLayerMixin):
+        return layer
+    if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+        raise TypeError(
+            f'a {type(layer).__name__} cannot be calibrated: it is not a Linear or Conv2d layer'
+        )
+    is_linear = isinstance(layer, nn.Linear)
+    inputs, outputs = (
+        (layer.in_features, layer.out_features)
+        if is_linear
+        else (layer.in_channels, layer.out_channels)
+    )
+    layout.anchors(outputs)
+    if not is_linear:
+        _check_positions(layer)
+    layer.__class__ = _calibrated_class(type(layer))
+    layer.layout = layout
+    layer.calibration = AdaptiveCalibration(layout.num_classes, inputs)
+    return layer
+
+
+def _check_positions(layer: nn.Conv2d) -> None:
+    """Raise ValueError unless a convolution has an output at each position of its input."""
+    spans = [dilation * (size - 1) for dilation, size in zip(layer.dilation, layer.kernel_size)]
+    padding = layer.padding
+    same = padding == 'same' or [2 * each for each in padding] == spans
+    if any(stride != 1 for stride in layer.stride) or not same:
+        raise ValueError(
+            f'a Conv2d with kernel {layer.kernel_size}, stride {layer.stride} and padding '
+            f'{layer.padding} has no score for each position of its input'
+        )

@@ -1,0 +1,276 @@
+"""Any mmdet detector whose classes are scored by layers that are known: one mixin for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Optional
+
+import torch
+from mmdet.models.dense_heads import RPNHead, SSDHead
+from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.models.losses import CrossEntropyLoss, GaussianFocalLoss
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from torch import Tensor, nn
+
+from ..calibration import ClassPrior, PriorLike, ZeroCount, calibrate_layer, generalized_reweight
+from ..engine import CalibrationStageMixin, registered_class
+from ..losses import reweight_loss
+from .bbox_heads import CalibratedBBoxHeadMixin, ClassificationLossMixin
+from .detectors import CalibratedTwoStageDetector, calibrated_roi_head
+from .layers import ScoringHead, refusal, scoring_heads
+from .losses import GRWCrossEntropyLoss
+
+# The loss of a head that is not `loss_cls`.
+LOSSES = {'CenterNetHead': 'loss_center_heatmap', 'CornerHead': 'loss_heatmap'}
+# What terms of a loss are of classes: the second line's are not, though they have 'cls' in them.
+CLASS_TERMS = ('cls', 'det_loss', 'center_heatmap')
+OTHER_TERMS = ('rpn', 'bbox_cls', 'dn_loss', 'enc_loss', '.dn_', 'aux')
+
+
+class CalibratedDetectorMixin(CalibrationStageMixin):
+    """Makes stage 2 of a detector: its classification layers calibrate their scores, and train.
+
+    Mixed in before the detector's class, which is built as it is, assigns labels and computes its
+    losses as it does; of those, the terms of classes remain. The calibrations are in the layers,
+    see :func:`calibrate_layer`, at each level and in each stage that has layers of its own.
+
+    The losses get the weights of GRW where they are: :class:`GRWCrossEntropyLoss` in the place of a
+    bbox head's plain softmax cross-entropy; else :class:`ReweightedRowsMixin` in one on a softmax
+    (DETR, Mask2Former, SSD, YOLACT, Seesaw), whose weight of no object stays, and
+    :class:`ReweightedPositivesMixin` in one on sigmoids (focal and its kin).
+
+    Args:
+        class_prior: Frequencies of the training instances: anything that ``ClassPrior.build``
+            takes. Default: None, the losses stay as they are.
+        exp_scale: ρ. Default: 0.8, the released value for LVIS.
+        zero_count: How to weigh classes that were never seen, see :func:`generalized_reweight`.
+            Default: None, they are an error.
+        stage: ``'calibration'`` or ``'joint'``, which trains everything.
+            Default: ``'calibration'``.
+        calibrated_layers: Names of classification layers in the model, for a head of one's own:
+            ``['bbox_head.conv_cls']``; ``*`` is each of a list, ``-1`` its last. Default: (), the
+            layers of mmdet's heads.
+        kwargs: Arguments of the detector.
+
+    Raises:
+        TypeError: If no layer is known, or one cannot be calibrated.
+        ValueError: If a prior is of other classes.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_prior: Optional[PriorLike] = None,
+        exp_scale: float = 0.8,
+        zero_count: ZeroCount = None,
+        stage: str = 'calibration',
+        calibrated_layers: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._heads = scoring_heads(self, calibrated_layers)
+        for found in self._heads:
+            for name, layer in found.layers.items():
+                try:
+                    calibrate_layer(layer, found.layout)
+                except (TypeError, ValueError) as error:
+                    raise refusal(type(found.head), f'{name}: {error}') from error
+        if class_prior is not None:
+            prior = ClassPrior.build(class_prior)
+            for found in self._heads:
+                _reweight(found, prior, exp_scale, zero_count)
+        self._name_classifier()
+        self._has_short_way = _shorten(self)
+        self._enter_stage(stage)
+        for found in self._heads:
+            if isinstance(found.head, ClassificationLossMixin):
+                found.head.classification_only = self.calibrating
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """Losses of a batch; in the stage ``'calibration'``, of classification alone.
+
+        Args:
+            batch_inputs: Images, shape (N, 3, H, W).
+            batch_data_samples: Ground truth of each image.
+        """
+        self._check_loaded()
+        if not self.calibrating:
+            return super().loss(batch_inputs, batch_data_samples)
+        if self._has_short_way:
+            return CalibratedTwoStageDetector.loss(self, batch_inputs, batch_data_samples)
+        with self._as_in_training():
+            losses = super().loss(batch_inputs, batch_data_samples)
+        return self._of_classes(losses)
+
+    _proposals = CalibratedTwoStageDetector._proposals
+
+    def _of_classes(self, losses: Mapping[str, Any]) -> dict[str, Any]:
+        """The terms of classes, and what is logged beside them."""
+        kept = {key: value for key, value in losses.items() if 'loss' not in key or _is_class(key)}
+        first = next((key for key in kept if 'loss' in key), None)
+        if first is None:
+            raise RuntimeError(f'{type(self).__name__} has no loss of classes: {", ".join(losses)}')
+        # DDP waits for the gradient of every parameter, also of a level without an object.
+        every = sum(0 * p.sum() for p in self.parameters() if p.requires_grad)
+        value = kept[first]
+        kept[first] = [*value[:-1], value[-1] + every] if isinstance(value, list) else value + every
+        return kept
+
+    @contextmanager
+    def _as_in_training(self) -> Iterator[None]:
+        """Detector and heads take the way of training, while all that is in them stays in eval.
+
+        Many return to their losses other outputs than to who predicts.
+        """
+        modules = [self, *(found.head for found in self._heads)]
+        modules += [self.get_submodule(f.name.partition('.')[0]) for f in self._heads if f.name]
+        before = [module.training for module in modules]
+        for module in modules:
+            module.training = True
+        try:
+            yield
+        finally:
+            for module, training in zip(modules, before):
+                module.training = training
+
+    def _name_classifier(self) -> None:
+        """The error for a checkpoint of other classes says how many it has."""
+        found = self._heads[0]
+        name, layer = next(iter(found.layers.items()))
+        anchors = found.layout.anchors(layer.weight.shape[0])
+        # Of several anchors, the rows are not the classes.
+        self.classifier_weight = f'{name}.weight' if anchors == 1 else 'of one anchor'
+        self.num_background = found.layout.before + found.layout.after
+
+
+class ReweightedSSDMixin:
+    """SSD computes its cross-entropy itself: the weights of the anchors get those of GRW."""
+
+    grw_weight: Tensor
+
+    def loss_by_feat_single(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        anchor: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        *args: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """As of mmdet's ``SSDHead``."""
+        own = torch.cat([self.grw_weight, self.grw_weight.new_ones(1)])[labels]
+        return super().loss_by_feat_single(
+            cls_score, bbox_pred, anchor, labels, label_weights * own, *args
+        )
+
+
+@cache
+def calibrated_detector(kind: type) -> type:
+    """The calibrated class of a detector class, registered in mmdet as ``Calibrated<kind>``.
+
+    It is also an attribute of :mod:`mmdisalign.detection`, so that a config can name it:
+    ``type='mmdisalign.detection.CalibratedRetinaNet'``.
+    """
+    if issubclass(kind, CalibrationStageMixin):
+        return kind
+    if not issubclass(kind, BaseDetector):
+        raise refusal(kind, 'it is not an mmdet detector')
+    name = f'Calibrated{kind.__name__}'
+    doc = f'``{kind.__name__}``, calibrated; see :class:`{CalibratedDetectorMixin.__name__}`.'
+    body = {'__doc__': doc, '__module__': 'mmdisalign.detection'}
+    cls = type(name, (CalibratedDetectorMixin, kind), body)
+    if name not in MODELS.module_dict:
+        MODELS.register_module(name=name, module=cls)
+    return cls
+
+
+def calibrated_model(model: Mapping[str, Any]) -> str:
+    """The ``type`` of stage 2 for the config of a detector.
+
+    Raises:
+        TypeError: If it is not a detector.
+    """
+    kind = registered_class(model.get('type'), MODELS)
+    return f'mmdisalign.detection.{calibrated_detector(kind).__name__}'
+
+
+def _is_class(key: str) -> bool:
+    return any(own in key for own in CLASS_TERMS) and not any(own in key for own in OTHER_TERMS)
+
+
+def _reweight(
+    found: ScoringHead, prior: ClassPrior, exp_scale: float, zero_count: ZeroCount
+) -> None:
+    """Give the classification loss of a head the weights of GRW."""
+    head, classes = found.head, found.layout.num_classes
+    if len(prior) != classes:
+        raise ValueError(
+            f'the class prior has {len(prior)} classes, but {type(head).__name__} has {classes}'
+        )
+    weight = generalized_reweight(prior, exp_scale, zero_count=zero_count)
+    if isinstance(head, SSDHead):
+        head.__class__ = type(
+            f'Reweighted{type(head).__name__}', (ReweightedSSDMixin, type(head)), {}
+        )
+        head.register_buffer('grw_weight', weight, persistent=False)
+        return
+    kinds = [kind.__name__ for kind in type(head).__mro__]
+    name = next((LOSSES[kind] for kind in kinds if kind in LOSSES), 'loss_cls')
+    loss = getattr(head, name, None)
+    if not isinstance(loss, nn.Module):
+        raise refusal(type(head), f'it has no {name} to weigh the classes in')
+    if isinstance(head, BBoxHead) and _is_plain(loss):
+        head.loss_cls = GRWCrossEntropyLoss(
+            prior, exp_scale, zero_count=zero_count, loss_weight=loss.loss_weight
+        )
+        return
+    on_sigmoids = getattr(loss, 'use_sigmoid', False) or isinstance(loss, GaussianFocalLoss)
+    if on_sigmoids and found.layout.after:
+        raise refusal(type(head), f'{type(loss).__name__} on sigmoids has a background of its own')
+    reweight_loss(loss, weight, on_sigmoids=on_sigmoids)
+
+
+def _is_plain(loss: nn.Module) -> bool:
+    """Whether a loss is softmax cross-entropy without options that would be lost."""
+    if type(loss) is not CrossEntropyLoss or loss.use_sigmoid or loss.use_mask:
+        return False
+    return loss.class_weight is None and loss.ignore_index is None and loss.reduction == 'mean'
+
+
+def _shorten(model: nn.Module) -> bool:
+    """Let a two-stage detector leave out proposals' and masks' losses; returns whether it can."""
+    if type(model).loss is not CalibratedDetectorMixin.loss or not isinstance(
+        model, TwoStageDetector
+    ):
+        return False
+    own_loss = next(kind for kind in type(model).__mro__[2:] if 'loss' in vars(kind))
+    heads = [found.head for found in model._heads]
+    if own_loss is not TwoStageDetector or not all(
+        type(head).loss is BBoxHead.loss for head in heads
+    ):
+        return False
+    if model.with_rpn and not isinstance(model.rpn_head, RPNHead):
+        return False
+    try:
+        kind = calibrated_roi_head(type(model.roi_head))
+    except TypeError:  # it does not run without masks
+        return False
+    interleaved = model.roi_head.__dict__.pop('interleaved', None)
+    model.roi_head.__class__ = kind
+    if interleaved is not None:
+        model.roi_head.interleaved = interleaved
+    for head in heads:
+        head.__class__ = _classification_head(type(head))
+    return True
+
+
+@cache
+def _classification_head(kind: type) -> type:
+    if issubclass(kind, CalibratedBBoxHeadMixin):
+        return kind
+    return type(f'Calibrated{kind.__name__}', (ClassificationLossMixin, kind), {})

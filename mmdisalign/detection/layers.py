@@ -1,0 +1,144 @@
+"""Where mmdet's heads have the layers that score classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Callable, Union
+
+from torch import nn
+
+from ..calibration import ScoreLayout
+from ..engine.layers import layers_at
+
+Path = Union[str, Callable[[nn.Module], str]]
+
+
+def _predicting_branch(head: nn.Module) -> str:
+    """Of the branches of a Deformable DETR: that of the last decoder layer, which predicts."""
+    return f'cls_branches.{-2 if head.as_two_stage else -1}'
+
+
+# By the name of the head's class; of a head that is not here, that of its nearest base. `*` is each
+# of a list's, -1 its last.
+PATHS: dict[str, tuple[Path, ...]] = {
+    'AnchorFreeHead': ('conv_cls',),
+    'ATSSHead': ('atss_cls',),
+    'BBoxHead': ('fc_cls',),
+    'CenterNetHead': ('heatmap_head.-1',),
+    'CornerHead': ('tl_heat.-1.-1.conv', 'br_heat.-1.-1.conv'),
+    'DDODHead': ('atss_cls',),
+    'DETRHead': ('fc_cls',),
+    'DeformableDETRHead': (_predicting_branch,),
+    'GARetinaHead': ('retina_cls',),
+    'GFLHead': ('gfl_cls',),
+    'MaskFormerHead': ('cls_embed',),
+    'RepPointsHead': ('reppoints_cls_out',),
+    'RetinaHead': ('retina_cls',),
+    'RetinaSepBNHead': ('retina_cls',),
+    'RTMDetHead': ('rtm_cls',),
+    'RTMDetInsSepBNHead': ('rtm_cls.*',),
+    'RTMDetSepBNHead': ('rtm_cls.*',),
+    'SABLHead': ('fc_cls',),
+    'SABLRetinaHead': ('retina_cls',),
+    'SOLOHead': ('conv_cls',),
+    'SSDHead': ('cls_convs.*.-1',),
+    'TOODHead': ('tood_cls',),
+    'VFNetHead': ('vfnet_cls',),
+    'YOLACTHead': ('conv_cls',),
+    'YOLOFHead': ('cls_score',),
+    'YOLOV3Head': ('convs_pred.*',),
+    'YOLOXHead': ('multi_level_conv_cls.*',),
+}
+# What cannot be calibrated although a base can, and why.
+REFUSED = {
+    'ATSSVLFusionHead': 'its classes are text',
+    'AutoAssignHead': 'its loss has no label of a position, but a bag of positions for each object',
+    'DDQDETRHead': 'its dense queries are chosen by other classifiers, with losses of their own',
+    'EmbeddingRPNHead': 'it has no classes',
+    'FreeAnchorRetinaHead': 'its loss has no label of an anchor, but a bag of anchors an object',
+    'GroundingDINOHead': 'its classes are text',
+    'RPNHead': 'it has no classes',
+}
+# Outputs of an anchor ahead of its classes: YOLOv3's box and objectness.
+BEFORE = {'YOLOV3Head': 5}
+
+
+@dataclass(frozen=True)
+class ScoringHead:
+    """A head whose scores are calibrated.
+
+    Attributes:
+        name: In the model.
+        head: The head.
+        layers: Its classification layers by their names in the model.
+        layout: Of their outputs.
+    """
+
+    name: str
+    head: nn.Module
+    layers: dict[str, nn.Module]
+    layout: ScoreLayout
+
+
+def scoring_heads(model: nn.Module, given: Sequence[str] = ()) -> list[ScoringHead]:
+    """The heads of a detector whose classification layers are known.
+
+    Args:
+        model: A detector.
+        given: Names of classification layers in the model, of heads of one's own.
+
+    Raises:
+        TypeError: If there is none, or one is known not to do.
+    """
+    found = [_given(model, name) for name in given] or list(_known(model))
+    if not found:
+        raise TypeError(
+            f'{type(model).__name__} cannot be calibrated: no head of it is known; name its '
+            "classification layers, such as calibrated_layers=['bbox_head.conv_cls']"
+        )
+    return found
+
+
+def _known(model: nn.Module) -> Iterator[ScoringHead]:
+    for name, head in model.named_modules():
+        # A teacher is not what is trained; proposals have no classes, whatever head makes them.
+        if {'rpn_head', 'teacher', 'teacher_model'} & set(name.split('.')):
+            continue
+        kinds = [kind.__name__ for kind in type(head).__mro__]
+        known = next((kind for kind in kinds if kind in REFUSED or kind in PATHS), None)
+        if known in REFUSED:
+            raise refusal(type(head), REFUSED[known])
+        if known is not None:
+            paths = [path if isinstance(path, str) else path(head) for path in PATHS[known]]
+            layers = dict(own for path in paths for own in layers_at(head, path))
+            before = next((BEFORE[kind] for kind in kinds if kind in BEFORE), 0)
+            yield _scoring(name, head, layers, before)
+
+
+def _given(model: nn.Module, path: str) -> ScoringHead:
+    layers = dict(layers_at(model, path))
+    parent = path.rpartition('.')[0]
+    while parent and not hasattr(model.get_submodule(parent), 'num_classes'):
+        parent = parent.rpartition('.')[0]
+    if not parent:
+        raise TypeError(f'{path}: no module above it has num_classes, so its classes are not known')
+    head = model.get_submodule(parent)
+    cut = len(parent) + 1
+    return _scoring(parent, head, {name[cut:]: layer for name, layer in layers.items()}, 0)
+
+
+def _scoring(name: str, head: nn.Module, layers: dict[str, nn.Module], before: int) -> ScoringHead:
+    outputs = getattr(head, 'cls_out_channels', None)
+    if outputs is None:  # a bbox head's, or MaskFormer's
+        (outputs,) = {layer.weight.shape[0] for layer in layers.values()}
+    after = outputs - head.num_classes if not before else 0
+    if after < 0:
+        raise refusal(type(head), f'it has {outputs} scores for {head.num_classes} classes')
+    layout = ScoreLayout(head.num_classes, before, after)
+    return ScoringHead(name, head, {f'{name}.{own}': at for own, at in layers.items()}, layout)
+
+
+def refusal(kind: type, reason: str) -> TypeError:
+    """The error that says why a class cannot be calibrated."""
+    return TypeError(f'{kind.__name__} cannot be calibrated: {reason}')
