@@ -206,7 +206,6 @@ WAITING_FUNCTIONS = {'int', 'float', 'bool'}
 WAITS = {
     'calibration/meta_sampler.py: gumbel_selection: bincount': 'a step in every few iterations',
     'losses/grw_cross_entropy.py: mean_divisor: int': "a count, where a loss is over 'valid'",
-    'losses/reweighted.py: _positives: nonzero': 'as the heads that call it look for theirs',
     'losses/tiled.py: _bands: int': 'of a matrix that is made on the CPU',
     'losses/tiled.py: _bands: nonzero': 'likewise',
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -59,25 +59,25 @@ class CalibratedLayerMixin:
     def forward(self, features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the layer makes of features (N, *, F), or (N, F, *) of a convolution."""
         outputs = super().forward(features, *args, **kwargs)
-        axis = 1 if isinstance(self, nn.Conv2d) else -1
-        scores = outputs.movedim(axis, 1) if outputs.dim() > 2 else outputs
-        seen = features.movedim(axis, 1) if features.dim() > 2 else features
-        calibrated = self._calibrated(scores, seen)
-        return calibrated.movedim(1, axis) if outputs.dim() > 2 else calibrated
+        axis = -1 if isinstance(self, nn.Linear) else 1
+        if outputs.dim() > 2 and axis == -1:
+            features, outputs = features.movedim(-1, 1), outputs.movedim(-1, 1)
+            return self._calibrated(outputs, features).movedim(1, -1)
+        return self._calibrated(outputs, features)
 
     def _calibrated(self, outputs: Tensor, features: Tensor) -> Tensor:
         """Calibrated outputs (N, A * size, *) of features (N, F, *)."""
         layout = self.layout
         anchors = layout.anchors(outputs.shape[1])
-        of_anchors = outputs.unflatten(1, (anchors, layout.size))
-        before, scores, after = of_anchors.split(
-            [layout.before, layout.num_classes, layout.after], dim=2
-        )
-        # The anchors of a position are as positions to the calibration, (N, C, A, *).
-        scores = self.calibration(scores.transpose(1, 2), features.unsqueeze(2)).transpose(1, 2)
+        if anchors > 1:  # those of a position are as positions to the calibration, (N, K, A, *)
+            outputs = outputs.unflatten(1, (anchors, layout.size)).transpose(1, 2)
+            features = features.unsqueeze(2)
+        sizes = [layout.before, layout.num_classes, layout.after]
+        before, scores, after = outputs.split(sizes, dim=1)
+        outputs = self.calibration(scores, features)
         if layout.before or layout.after:
-            scores = torch.cat([before.to(scores), scores, after.to(scores)], dim=2)
-        return scores.flatten(1, 2)
+            outputs = torch.cat([before.to(outputs), outputs, after.to(outputs)], dim=1)
+        return outputs if anchors == 1 else outputs.transpose(1, 2).flatten(1, 2)
 
 
 @cache
@@ -87,12 +87,16 @@ def _calibrated_class(layer: type) -> type:
     return type(f'Calibrated{layer.__name__}', (CalibratedLayerMixin, layer), body)
 
 
-def calibrate_layer(layer: nn.Module, layout: ScoreLayout) -> nn.Module:
+def calibrate_layer(
+    layer: nn.Module, layout: ScoreLayout, calibration: Optional[AdaptiveCalibration] = None
+) -> nn.Module:
     """Make a classification layer one that calibrates its scores, in place.
 
     Args:
         layer: ``nn.Linear`` or ``nn.Conv2d``, or a subclass: cosine and normed layers.
         layout: Of its outputs.
+        calibration: That of another layer of as many classes and inputs, to share it. Default:
+            None, one of its own.
 
     Returns:
         The layer, so that what else refers to it (a head that shares it between stages) sees it.
@@ -118,7 +122,7 @@ def calibrate_layer(layer: nn.Module, layout: ScoreLayout) -> nn.Module:
         _check_positions(layer)
     layer.__class__ = _calibrated_class(type(layer))
     layer.layout = layout
-    layer.calibration = AdaptiveCalibration(layout.num_classes, inputs)
+    layer.calibration = calibration or AdaptiveCalibration(layout.num_classes, inputs)
     return layer
 
 

@@ -9,15 +9,28 @@ from typing import Any, Optional
 
 import torch
 from mmdet.models.dense_heads import RPNHead, SSDHead
-from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.detectors.base import BaseDetector
+from mmdet.models.detectors import (
+    BaseDetector,
+    Detectron2Wrapper,
+    SemiBaseDetector,
+    TridentFasterRCNN,
+    TwoStageDetector,
+)
 from mmdet.models.losses import CrossEntropyLoss, GaussianFocalLoss
-from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.models.mot import BaseMOTModel
+from mmdet.models.roi_heads.bbox_heads import BBoxHead, SABLHead
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from torch import Tensor, nn
 
-from ..calibration import ClassPrior, PriorLike, ZeroCount, calibrate_layer, generalized_reweight
+from ..calibration import (
+    AdaptiveCalibration,
+    ClassPrior,
+    PriorLike,
+    ZeroCount,
+    calibrate_layer,
+    generalized_reweight,
+)
 from ..engine import CalibrationStageMixin, registered_class
 from ..losses import reweight_loss
 from .bbox_heads import CalibratedBBoxHeadMixin, ClassificationLossMixin
@@ -32,12 +45,20 @@ CLASS_TERMS = ('cls', 'det_loss', 'center_heatmap')
 OTHER_TERMS = ('rpn', 'bbox_cls', 'dn_loss', 'enc_loss', '.dn_', 'aux')
 
 
+REFUSED = {
+    BaseMOTModel: 'it tracks in videos, calibrate its detector',
+    SemiBaseDetector: 'its student learns from its teacher, calibrate the config of one of them',
+    TridentFasterRCNN: 'its branches train together, and one of them predicts',
+    Detectron2Wrapper: 'its model is not of mmdet',
+}
+
+
 class CalibratedDetectorMixin(CalibrationStageMixin):
     """Makes stage 2 of a detector: its classification layers calibrate their scores, and train.
 
     Mixed in before the detector's class, which is built as it is, assigns labels and computes its
     losses as it does; of those, the terms of classes remain. The calibrations are in the layers,
-    see :func:`calibrate_layer`, at each level and in each stage that has layers of its own.
+    see :func:`calibrate_layer`, one a head; levels whose layers see other channels have their own.
 
     The losses get the weights of GRW where they are: :class:`GRWCrossEntropyLoss` in the place of a
     bbox head's plain softmax cross-entropy; else :class:`ReweightedRowsMixin` in one on a softmax
@@ -75,11 +96,7 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         super().__init__(**kwargs)
         self._heads = scoring_heads(self, calibrated_layers)
         for found in self._heads:
-            for name, layer in found.layers.items():
-                try:
-                    calibrate_layer(layer, found.layout)
-                except (TypeError, ValueError) as error:
-                    raise refusal(type(found.head), f'{name}: {error}') from error
+            _calibrate(found)
         if class_prior is not None:
             prior = ClassPrior.build(class_prior)
             for found in self._heads:
@@ -88,6 +105,8 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         self._has_short_way = _shorten(self)
         self._enter_stage(stage)
         for found in self._heads:
+            if hasattr(found.head, 'initial_epoch') and self.calibrating:
+                found.head.initial_epoch = 0  # it assigns as at the end of stage 1 (TOOD)
             if isinstance(found.head, ClassificationLossMixin):
                 found.head.classification_only = self.calibrating
 
@@ -109,6 +128,9 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
 
     _proposals = CalibratedTwoStageDetector._proposals
 
+    def _calibrated_heads(self) -> list[nn.Module]:
+        return [found.head for found in self._heads]
+
     def _of_classes(self, losses: Mapping[str, Any]) -> dict[str, Any]:
         """The terms of classes, and what is logged beside them."""
         kept = {key: value for key, value in losses.items() if 'loss' not in key or _is_class(key)}
@@ -128,7 +150,7 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         Many return to their losses other outputs than to who predicts.
         """
         modules = [self, *(found.head for found in self._heads)]
-        modules += [self.get_submodule(f.name.partition('.')[0]) for f in self._heads if f.name]
+        modules += [child for name, child in self.named_children() if 'head' in name]
         before = [module.training for module in modules]
         for module in modules:
             module.training = True
@@ -161,11 +183,12 @@ class ReweightedSSDMixin:
         labels: Tensor,
         label_weights: Tensor,
         *args: Any,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         """As of mmdet's ``SSDHead``."""
         own = torch.cat([self.grw_weight, self.grw_weight.new_ones(1)])[labels]
         return super().loss_by_feat_single(
-            cls_score, bbox_pred, anchor, labels, label_weights * own, *args
+            cls_score, bbox_pred, anchor, labels, label_weights * own, *args, **kwargs
         )
 
 
@@ -178,8 +201,11 @@ def calibrated_detector(kind: type) -> type:
     """
     if issubclass(kind, CalibrationStageMixin):
         return kind
-    if not issubclass(kind, BaseDetector):
+    if not issubclass(kind, (BaseDetector, BaseMOTModel)):
         raise refusal(kind, 'it is not an mmdet detector')
+    for base, reason in REFUSED.items():
+        if issubclass(kind, base):
+            raise refusal(kind, reason)
     name = f'Calibrated{kind.__name__}'
     doc = f'``{kind.__name__}``, calibrated; see :class:`{CalibratedDetectorMixin.__name__}`.'
     body = {'__doc__': doc, '__module__': 'mmdisalign.detection'}
@@ -203,6 +229,18 @@ def _is_class(key: str) -> bool:
     return any(own in key for own in CLASS_TERMS) and not any(own in key for own in OTHER_TERMS)
 
 
+def _calibrate(found: ScoringHead) -> None:
+    """Calibrate the layers of a head; levels whose layers see as many channels share one."""
+    shared: dict[int, AdaptiveCalibration] = {}
+    for name, layer in found.layers.items():
+        try:
+            channels = layer.weight.shape[1]
+            calibrate_layer(layer, found.layout, shared.get(channels))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise refusal(type(found.head), f'{name}: {error}') from error
+        shared[channels] = layer.calibration
+
+
 def _reweight(
     found: ScoringHead, prior: ClassPrior, exp_scale: float, zero_count: ZeroCount
 ) -> None:
@@ -218,13 +256,14 @@ def _reweight(
             f'Reweighted{type(head).__name__}', (ReweightedSSDMixin, type(head)), {}
         )
         head.register_buffer('grw_weight', weight, persistent=False)
+        head.loss_cls = None  # mmdet 3.3's predict asks for it, and SSDHead has none
         return
     kinds = [kind.__name__ for kind in type(head).__mro__]
     name = next((LOSSES[kind] for kind in kinds if kind in LOSSES), 'loss_cls')
     loss = getattr(head, name, None)
     if not isinstance(loss, nn.Module):
         raise refusal(type(head), f'it has no {name} to weigh the classes in')
-    if isinstance(head, BBoxHead) and _is_plain(loss):
+    if isinstance(head, (BBoxHead, SABLHead)) and _is_plain(loss):
         head.loss_cls = GRWCrossEntropyLoss(
             prior, exp_scale, zero_count=zero_count, loss_weight=loss.loss_weight
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 from mmdet.structures import DetDataSample
@@ -15,6 +15,7 @@ from ..engine.confidence import calibrations_of
 from ..engine.fit import Samples
 from ..engine.image_choice import ImageChoice
 from ..engine.sample_cache import Layout, fair_capacities
+from .any_detector import CalibratedDetectorMixin
 from .detectors import CalibratedTwoStageDetector
 from .losses import GRWCrossEntropyLoss
 
@@ -26,19 +27,21 @@ class SampleCollector:
         model: In the stage ``'calibration'``.
 
     Raises:
-        ValueError: If a bbox head has another loss than GRW cross-entropy.
+        ValueError: If a head that is calibrated is no bbox head with GRW cross-entropy.
     """
 
-    def __init__(self, model: CalibratedTwoStageDetector) -> None:
+    def __init__(self, model: Union[CalibratedTwoStageDetector, CalibratedDetectorMixin]) -> None:
         self.model = model
         names = {module: name for name, module in calibrations_of(model).items()}
-        self.heads = {names[head.fc_cls.calibration]: head for head in model._bbox_heads()}
-        for head in self.heads.values():
-            if not isinstance(head.loss_cls, GRWCrossEntropyLoss):
+        heads = model._calibrated_heads()
+        for head in heads:
+            loss = getattr(head, 'loss_cls', None)
+            if not isinstance(loss, GRWCrossEntropyLoss) or not hasattr(head, 'fc_cls'):
                 raise ValueError(
-                    'a bbox head with GRWCrossEntropyLoss can be fitted, not one with '
-                    f'{type(head.loss_cls).__name__}'
+                    'bbox heads with GRWCrossEntropyLoss can be fitted in one pass, not '
+                    f'{type(head).__name__} with {type(loss).__name__}: use tools/train.py'
                 )
+        self.heads = {names[head.fc_cls.calibration]: head for head in heads}
         self.layouts = {
             name: Layout(1, head.fc_cls.calibration.in_channels, head.num_classes + 1)
             for name, head in self.heads.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from functools import cache
 from typing import Any, Optional
 
@@ -18,7 +17,7 @@ from mmdet.utils import InstanceList
 from torch import Tensor, nn
 
 from ..calibration import ClassPrior, PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin, check_adds_nothing, registered_class
+from ..engine import CalibrationStageMixin, registered_class
 from .bbox_heads import calibrated
 from .losses import GRWCrossEntropyLoss
 
@@ -123,7 +122,7 @@ class CalibratedTwoStageDetector(CalibrationStageMixin, TwoStageDetector):
                 'proposals without its losses; RPNHead does'
             )
         self._enter_stage(stage)
-        for head in self._bbox_heads():
+        for head in self._calibrated_heads():
             head.classification_only = self.calibrating
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
@@ -152,22 +151,9 @@ class CalibratedTwoStageDetector(CalibrationStageMixin, TwoStageDetector):
             rescale=False,
         )
 
-    def _bbox_heads(self) -> list[nn.Module]:
+    def _calibrated_heads(self) -> list[nn.Module]:
         heads = self.roi_head.bbox_head
         return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
-
-
-def calibrated_model(model: Mapping[str, Any]) -> str:
-    """The ``type`` of stage 2 for the config of a detector.
-
-    Raises:
-        TypeError: If it is not a two-stage detector.
-    """
-    kind = registered_class(model.get('type'), MODELS)
-    if not issubclass(kind, TwoStageDetector):
-        raise TypeError(f'{kind.__name__} cannot be calibrated: it is not a two-stage detector')
-    check_adds_nothing(kind, TwoStageDetector)
-    return f'mmdisalign.detection.{CalibratedTwoStageDetector.__name__}'
 
 
 @cache

@@ -130,7 +130,8 @@ def _given(model: nn.Module, path: str) -> ScoringHead:
 
 def _scoring(name: str, head: nn.Module, layers: dict[str, nn.Module], before: int) -> ScoringHead:
     outputs = getattr(head, 'cls_out_channels', None)
-    if outputs is None:  # a bbox head's, or MaskFormer's
+    if outputs is None or any(isinstance(layer, nn.Linear) for layer in layers.values()):
+        # Of a RoI, or a query. What SABL calls its cls_out_channels are others.
         (outputs,) = {layer.weight.shape[0] for layer in layers.values()}
     after = outputs - head.num_classes if not before else 0
     if after < 0:

@@ -157,10 +157,13 @@ def check_calibration(model: nn.Module, checkpoint: str) -> None:
 
 def _check_loaded_keys(model: CalibrationStageMixin, incompatible: Any) -> None:
     """Stop unless the checkpoint fits; called once all modules are loaded."""
+    trained = {module for _, module in model._trained()}
+    # A module that layers share has a key at each of them.
+    names = [n for n, module in model.named_modules(remove_duplicate=False) if module in trained]
     own = {
         f'{model._load_prefix}{name}.{key}'
-        for name, module in model._trained()
-        for key in module.state_dict()
+        for name in names
+        for key in model.get_submodule(name).state_dict()
     }
     # Old checkpoints lack num_batches_tracked, which mmengine lets pass as well.
     missing = {key for key in incompatible.missing_keys if not key.endswith('num_batches_tracked')}

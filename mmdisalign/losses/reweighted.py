@@ -27,7 +27,12 @@ class ReweightedRowsMixin:
         """As of the loss's own forward."""
         own = torch.cat([self.grw_weight, self.grw_weight.new_ones(1)]).to(scores.dtype)
         own = own[labels.clamp(min=0, max=len(self.grw_weight))]
-        return super().forward(scores, labels, own if weight is None else weight * own, *args, **kw)
+        counted = {name: b.clone() for name, b in self.named_buffers() if name != 'grw_weight'}
+        weight = own if weight is None else weight * own
+        loss = super().forward(scores, labels, weight, *args, **kw)
+        for name, before in counted.items():  # what Seesaw counts is of stage 1, and stays
+            self.get_buffer(name).copy_(before)
+        return loss
 
 
 class ReweightedPositivesMixin:
@@ -64,58 +69,46 @@ class ReweightedPositivesMixin:
         reduction = reduction_override or self.reduction
         if reduction == 'none' and not torch.is_grad_enabled():
             return loss  # of an assignment, which stays the library's
-        rows, columns = self._positives(pred, target, kwargs)
-        if not len(rows):
+        at, columns = self._positive_terms(pred, target, kwargs)
+        if not len(columns):
             return loss
-        if reduction == 'mean' and avg_factor is None:
-            options['avg_factor'] = _terms(pred, target)
-        scores = pred.movedim(1, -1)[(*rows.unbind(1), columns)][:, None]
-        own = (self.grw_weight.to(scores.dtype) - 1)[columns]
+        term_target = _of_one_column(pred, target, at, is_one='pos_inds' in kwargs)
+        term = super().forward(pred[at][:, None], term_target, reduction_override='none')
+        extra = (self.grw_weight.to(loss.dtype)[columns] - 1) * term.reshape(-1)
         if weight is not None:
-            given = weight.movedim(1, -1) if weight.dim() == pred.dim() > 1 else weight
-            at = (*rows.unbind(1), columns) if weight.shape == pred.shape else (*rows.unbind(1),)
-            own = own * given[at].reshape(len(rows), -1)[:, 0]
-        if 'pos_inds' in kwargs:
-            own_target, own = torch.ones_like(scores), own[:, None]
-        else:
-            own_target, own = _of_one_column(pred, target, rows, columns, own)
-        extra = super().forward(scores, own_target, weight=own, **options)
-        if reduction != 'none':
-            return loss + extra
-        if loss.dim() == 1:
-            return loss.index_add(0, rows[:, 0], extra.reshape(-1).to(loss))
-        at = (*rows.unbind(1), columns)
-        return loss.index_put(at, extra.reshape(-1).to(loss), accumulate=True)
+            of_terms = weight[at] if weight.shape == pred.shape else weight[at[:-1]]
+            extra = extra * of_terms.reshape(-1)
+        if reduction == 'none':
+            return loss.index_put(at if loss.shape == pred.shape else at[:-1], extra, True)
+        if reduction == 'sum':
+            return loss + extra.sum()
+        if avg_factor is None:  # a loss that sums over classes takes the mean over elements
+            avg_factor = pred.numel() if term.dim() == 2 else len(pred)
+        return loss + extra.sum() / (avg_factor + torch.finfo(torch.float32).eps)
 
-    def _positives(self, pred: Tensor, target: Target, options: dict) -> tuple[Tensor, Tensor]:
-        """Where the positive terms are: positions (P, D) without the classes, and classes (P,)."""
+    def _positive_terms(
+        self, pred: Tensor, target: Target, options: dict[str, Any]
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Indices of the positive terms in the scores, each (P,), and their classes (P,)."""
         if options.get('pos_inds') is not None:  # CenterNet's: the target is a map of negatives
-            return options['pos_inds'][:, None], options['pos_labels']
+            return (options['pos_inds'], options['pos_labels']), options['pos_labels']
         if isinstance(target, tuple) or target.dim() < pred.dim():
             labels = target[0] if isinstance(target, tuple) else target
-            rows = ((labels >= 0) & (labels < pred.shape[1])).nonzero()
-            return rows, labels[(*rows.unbind(1),)]
+            rows = torch.where((labels >= 0) & (labels < pred.shape[-1]))
+            return (*rows, labels[rows]), labels[rows]
         # A Gaussian's peak alone is an object; elsewhere a target above 0 is its quality.
-        peak = hasattr(self, 'pos_weight') and not getattr(self, 'use_sigmoid', False)
-        where = (target.eq(1) if peak else target > 0).movedim(1, -1).nonzero()
-        return where[:, :-1], where[:, -1]
+        peaks = hasattr(self, 'pos_weight') and not hasattr(self, 'use_sigmoid')
+        at = torch.where(target.eq(1) if peaks else target > 0)
+        return at, at[1] if peaks else at[-1]
 
 
-def _of_one_column(
-    pred: Tensor, target: Target, rows: Tensor, columns: Tensor, weight: Tensor
-) -> tuple[Target, Tensor]:
-    """Target (P,) or (P, 1) and weight of the positive terms, as losses of one class."""
-    label = torch.zeros_like(columns)
+def _of_one_column(pred: Tensor, target: Target, at: tuple[Tensor, ...], is_one: bool) -> Target:
+    """Target of the positive terms, as of a loss of one class."""
+    if is_one:
+        return torch.ones_like(pred[at][:, None])
     if isinstance(target, tuple):
-        return (label, target[1][(*rows.unbind(1),)]), weight
-    if target.dim() < pred.dim():
-        return label, weight
-    return target.movedim(1, -1)[(*rows.unbind(1), columns)][:, None], weight[:, None]
-
-
-def _terms(pred: Tensor, target: Target) -> int:
-    """Of how many terms a loss takes the mean, where it is not told."""
-    return len(pred) if isinstance(target, tuple) else pred.numel()
+        return torch.zeros_like(at[-1]), target[1][at[:-1]]
+    return torch.zeros_like(at[-1]) if target.dim() < pred.dim() else target[at][:, None]
 
 
 @cache
