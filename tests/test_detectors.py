@@ -18,6 +18,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
@@ -410,3 +411,16 @@ def test_a_checkpoint_of_other_classes_is_refused() -> None:
         RuntimeError, match=r'the checkpoint has 80 classes, the config 5; .*fc_cls\.weight'
     ):
         model.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('retinanet/retinanet_r18_fpn_1x_coco.py', 'is for a detector with a roi_head; of any'),
+        ('tridentnet/tridentnet_r50-caffe_1x_coco.py', 'its branches train together'),
+    ],
+)
+def test_the_two_stage_detector_says_what_it_is_not_for(name: str, message: str) -> None:
+    model = get_config(f'mmdet::{name}').model
+    with pytest.raises(TypeError, match=message):
+        MODELS.build(dict(model, type='CalibratedTwoStageDetector'))

@@ -5,7 +5,12 @@ from ..dependencies import require
 require('det')
 
 from ..calibration import CosineLinear
-from .any_detector import CalibratedDetectorMixin, calibrated_detector, calibrated_model
+from .any_detector import (
+    CalibratedDetectorMixin,
+    calibrated_detector,
+    calibrated_model,
+    refused,
+)
 from .bbox_heads import CalibratedBBoxHeadMixin, calibrated
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
 from .detectors import CalibratedTwoStageDetector
@@ -38,4 +43,7 @@ def __getattr__(name: str) -> type:
     kind = MODELS.get(name.removeprefix('Calibrated')) if name.startswith('Calibrated') else None
     if kind is None:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return calibrated_detector(kind)
+    try:
+        return calibrated_detector(kind)
+    except TypeError as error:
+        return refused(name, error)  # a registry hides what is raised while it looks for a type

@@ -215,6 +215,15 @@ def calibrated_detector(kind: type) -> type:
     return cls
 
 
+def refused(name: str, error: TypeError) -> type:
+    """A class that says why it cannot be, once it is to be built."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TypeError(str(error))
+
+    return type(name, (), {'__init__': refuse})
+
+
 def calibrated_model(model: Mapping[str, Any]) -> str:
     """The ``type`` of stage 2 for the config of a detector.
 

@@ -10,7 +10,7 @@ import torch
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.losses import CrossEntropyLoss
-from mmdet.models.roi_heads import SCNetRoIHead
+from mmdet.models.roi_heads import SCNetRoIHead, TridentRoIHead
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
@@ -96,7 +96,7 @@ class CalibratedTwoStageDetector(CalibrationStageMixin, TwoStageDetector):
     def __init__(
         self,
         *,
-        roi_head: Any,
+        roi_head: Any = None,
         class_prior: Optional[PriorLike] = None,
         exp_scale: float = 0.8,
         zero_count: ZeroCount = None,
@@ -104,6 +104,11 @@ class CalibratedTwoStageDetector(CalibrationStageMixin, TwoStageDetector):
         stage: str = 'calibration',
         **kwargs: Any,
     ) -> None:
+        if roi_head is None:
+            raise TypeError(
+                f'{type(self).__name__} is for a detector with a roi_head; of any other, write '
+                "type=f'mmdisalign.detection.Calibrated{_base_.model.type}'"
+            )
         roi_head = copy.deepcopy(dict(roi_head))
         grw = {'exp_scale': exp_scale, 'zero_count': zero_count, 'normalizer': normalizer}
         if class_prior is not None:
@@ -167,6 +172,11 @@ def calibrated_roi_head(roi_head: type) -> type:
         return roi_head
     if issubclass(roi_head, SCNetRoIHead):
         raise TypeError(f'{roi_head.__name__} cannot be calibrated: it does not run without masks')
+    if issubclass(roi_head, TridentRoIHead):
+        raise TypeError(
+            f'{roi_head.__name__} cannot be calibrated: its branches train together, and one of '
+            'them predicts'
+        )
     return type(f'DisAlign{roi_head.__name__}', (CalibratedRoIHeadMixin, roi_head), {})
 
 
