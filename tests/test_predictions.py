@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -247,6 +248,27 @@ def test_scores_make_a_report_with_the_prior_of_the_evaluator(
     text = (root / 'report/index.html').read_text()
     assert '2.png' in text and '3.png' not in text
     assert 'few rose by 50.0 to 50.0 %, medium fell by 100.0 to 0.0 %' in capsys.readouterr().out
+
+
+class Exploit:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ('ran',)
+
+
+def test_predictions_that_would_run_code_or_are_of_another_library_are_refused(
+    classification, analyze, monkeypatch
+) -> None:
+    root = classification['root']
+    monkeypatch.chdir(root)
+    command = [root / 'before.pkl', root / 'bad.pkl', '--config', classification['config']]
+    for content, message in (
+        ([Exploit()] * 4, r'bad\.pkl is refused: it asks for posix\.mkdir'),
+        ([{'pred_instances': {}}] * 4, r'bad\.pkl: prediction 0 has no sample_idx, gt_label'),
+    ):
+        (root / 'bad.pkl').write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            run(analyze, monkeypatch, *command, '--out', root / 'report')
+    assert not (root / 'ran').exists()
 
 
 def result(path: Path, accuracy: float) -> Path:

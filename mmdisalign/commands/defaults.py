@@ -1,10 +1,11 @@
-"""What the command line of ``calibrate.py`` and its work share; it imports nothing heavy."""
+"""What command lines and their work share; it imports nothing heavy."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# Defaults for speed against quality, as benchmarks/README.md measures them.
+DEMO_TASKS = ('segmentation', 'instances')
+# Defaults of calibrate.py for speed against quality, as benchmarks/README.md measures them.
 # By plug-in. An image of a classifier is one sample; the others have many of a class.
 IMAGES_PER_CLASS = {'segmentation': 48, 'detection': 64, 'classification': 400}
 PASSES = 4
