@@ -2,7 +2,9 @@
 # so all of it is under one key, from which a config takes what it wants:
 #
 #   _base_ = ['my_stage1.py', __import__('mmdisalign').config_path('_base_/disalign_cls.py')]
-#   model = dict(_base_.disalign.model, class_prior='my_train_list.txt')
+#   model = dict(
+#       type=f'mmdisalign.classification.Calibrated{_base_.model.type}',
+#       class_prior='my_train_list.txt')
 #   train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.schedule
 #   val_evaluator = dict(_base_.disalign.evaluator, class_prior='my_train_list.txt')
 #   test_evaluator = dict(_base_.disalign.evaluator, class_prior='my_train_list.txt')

@@ -1,8 +1,10 @@
-# Stage 2 (DisAlign) of any two-stage mmdet config. mmengine refuses two bases with a key in common,
+# Stage 2 (DisAlign) of any mmdet config. mmengine refuses two bases with a key in common,
 # so all of it is under one key, from which a config takes what it wants:
 #
 #   _base_ = ['my_stage1.py', __import__('mmdisalign').config_path('_base_/disalign_det.py')]
-#   model = dict(_base_.disalign.model, class_prior='my_train_annotations.json')
+#   model = dict(
+#       type=f'mmdisalign.detection.Calibrated{_base_.model.type}',
+#       class_prior='my_train_annotations.json')
 #   train_cfg, optim_wrapper, param_scheduler, default_hooks, log_processor = \
 #       _base_.disalign.schedule
 #   load_from = 'my_stage1.pth'

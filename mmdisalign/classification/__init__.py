@@ -6,9 +6,14 @@ require('cls')
 
 from mmpretrain.registry import MODELS
 
-from ..losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
+from ..losses import BalancedSigmoidLoss, BalancedSoftmaxLoss
 from .backbones import CIFARResNet
-from .classifiers import CalibratedImageClassifier, calibrated_model
+from .classifiers import (
+    CalibratedImageClassifier,
+    calibrated_classifier,
+    calibrated_model,
+    refused,
+)
 from .datasets import CIFAR10LT, CIFAR100LT
 from .heads import (
     CalibratedClsHeadMixin,
@@ -20,11 +25,12 @@ from .heads import (
     calibrated,
 )
 from .hooks import ResetClassifierHook
+from .losses import GRWCrossEntropyLoss
 from .meta_sampler import MetaSamplerHook
 from .metrics import LongTailAccuracy
 from .samplers import ClassSampler, LearnedClassSampler
 
-for _loss in (BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss):
+for _loss in (BalancedSigmoidLoss, BalancedSoftmaxLoss):
     MODELS.register_module(module=_loss)
 
 __all__ = [
@@ -47,5 +53,17 @@ __all__ = [
     'MetaSamplerHook',
     'ResetClassifierHook',
     'calibrated',
+    'calibrated_classifier',
     'calibrated_model',
 ]
+
+
+def __getattr__(name: str) -> type:
+    """``CalibratedMyClassifier`` and its like: made when a config names one."""
+    kind = MODELS.get(name.removeprefix('Calibrated')) if name.startswith('Calibrated') else None
+    if kind is None:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    try:
+        return calibrated_classifier(kind)
+    except TypeError as error:
+        return refused(name, error)  # a registry hides what is raised while it looks for a type

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from inspect import signature
 from typing import Any, Optional
 
-import torch
 from mmengine.logging import print_log
 from mmpretrain.models.classifiers import ImageClassifier
-from mmpretrain.models.losses import CrossEntropyLoss, LabelSmoothLoss
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..calibration import PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin, check_adds_nothing, registered_class
+from ..calibration import ClassPrior, PriorLike, ZeroCount
+from ..engine import CalibrationStageMixin, registered_class
 from .heads import LWSLinearClsHead, calibrated, classifier_name, classifier_of
-
-SOFTMAX_LOSSES = (CrossEntropyLoss, LabelSmoothLoss)
+from .layers import calibrate, known_base, model_layers, refusal
+from .losses import grw_loss
 
 
 @MODELS.register_module()
@@ -26,7 +26,9 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
 
     Written over a stage-1 config, it makes stage 2 of it:
 
-    - ``'calibration'``: the head becomes its calibrated class, and the calibration trains;
+    - ``'calibration'``: the classification layers calibrate their scores, and that trains. The head
+      becomes its calibrated class; the layers of a backbone with a classifier of its own, or those
+      that are named, are changed in place, see :func:`calibrate_layer`;
     - ``'classifier'``: the head stays, and its last layer alone trains (cRT and its kin in Kang et
       al., ICLR 2020); with ``ResetClassifierHook``, from scratch. A checkpoint whose classifier is
       of another kind, cosine or linear, loads without it;
@@ -39,14 +41,21 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
     Args:
         head: Config of the head.
         class_prior: Frequencies of the training images: anything that ``ClassPrior.build`` takes.
-            The loss becomes :class:`GRWCrossEntropyLoss`, divided by the sum of the class weights
-            as released, if it is ``CrossEntropyLoss`` or ``LabelSmoothLoss``; another is an error.
-            Default: None, the head keeps its loss.
+            The loss gets the weights of GRW, see
+            :func:`~mmdisalign.classification.losses.grw_loss`. Default: None, it stays as it is.
         exp_scale: ρ of that loss. Default: 1.2, the released value for ImageNet-LT.
         zero_count: How that loss treats classes that were never seen, see
             :func:`generalized_reweight`. Default: None, they are an error.
         stage: ``'calibration'``, ``'classifier'`` or ``'joint'``. Default: ``'calibration'``.
+        calibrated_layers: Names of classification layers in the model, for a head of one's own:
+            ``['head.fc']``; ``*`` is each of a list, ``-1`` its last. Default: (), the layers of
+            mmpretrain's heads.
         kwargs: Arguments of ``ImageClassifier``.
+
+    Raises:
+        TypeError: If the model is not an ``ImageClassifier`` with class scores, or no layer of its
+            is known.
+        ValueError: If the prior is of other classes, or the loss takes none.
     """
 
     stages = ('calibration', 'classifier', 'joint')
@@ -55,25 +64,31 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
     def __init__(
         self,
         *,
-        head: dict,
+        head: Optional[dict] = None,
         class_prior: Optional[PriorLike] = None,
         exp_scale: float = 1.2,
         zero_count: ZeroCount = None,
         stage: str = 'calibration',
+        calibrated_layers: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
+        kind = _checked_head(type(self), head, kwargs)
         head = dict(head)
-        kind = registered_class(head.get('type'), MODELS)
-        if stage != 'classifier':
+        if stage != 'classifier' and not calibrated_layers and known_base(kind):
             kind = head['type'] = calibrated(kind)
-        if class_prior is not None:
-            grw = {'class_prior': class_prior, 'exp_scale': exp_scale, 'zero_count': zero_count}
-            head['loss'] = _grw_loss(head.get('loss', {}), grw)
-        elif stage == 'calibration' and not issubclass(kind, LWSLinearClsHead):
-            _check_is_grw(head)
         if stage != 'joint':
             kwargs = _without_batch_augments(kwargs)
         super().__init__(head=head, **kwargs)
+        num_classes = self._find_classifier(stage, calibrated_layers)
+        loss = getattr(self.head, 'loss_module', None)
+        if loss is None:
+            raise refusal(kind, 'it has no loss_module to weigh the classes in')
+        if class_prior is not None:
+            prior = _checked_prior(class_prior, num_classes)
+            self.head.loss_module = grw_loss(loss, prior, exp_scale, zero_count)
+        elif stage == 'calibration' and not issubclass(kind, LWSLinearClsHead):
+            _check_is_grw(loss)
+        self.register_load_state_dict_post_hook(_forgive_dropped_keys)  # before all are checked
         self._enter_stage(stage)
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
@@ -84,14 +99,20 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
             data_samples: Ground truth of each image.
         """
         self._check_loaded()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.calibrating):
-            features = self.extract_feat(inputs)
-        return self.head.loss(features, data_samples)
+        return super().loss(inputs, data_samples)
 
-    @property
-    def classifier_weight(self) -> str:
-        """Key of the classifier's weight, by its end."""
-        return f'{classifier_name(self.head)}.weight'
+    def _find_classifier(self, stage: str, calibrated_layers: Sequence[str]) -> int:
+        """Calibrate what is to be; returns the number of classes."""
+        if stage == 'classifier' or isinstance(self.head, LWSLinearClsHead):
+            if calibrated_layers:
+                raise ValueError(
+                    f'{type(self.head).__name__} in the stage {stage!r} has no calibrated_layers'
+                )
+            self.classifier_weight = f'head.{classifier_name(self.head)}.weight'
+            return len(classifier_of(self.head).weight)
+        layers = model_layers(self, calibrated_layers)
+        self.classifier_weight = f'{next(iter(layers))}.weight'
+        return calibrate(type(self.head), layers)
 
     def _trained(self) -> Iterator[tuple[str, nn.Module]]:
         if self.stage != 'classifier':
@@ -102,7 +123,42 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         if self.stage == 'classifier':
             _drop_other_kind(state_dict, f'{prefix}head.', self.head)
+        self._given_keys = frozenset(state_dict)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@cache
+def calibrated_classifier(kind: type) -> type:
+    """The calibrated class of a classifier class, registered as ``Calibrated<kind>``.
+
+    It is also an attribute of :mod:`mmdisalign.classification`, so that a config can name it. What
+    a subclass of ``ImageClassifier`` does otherwise, it still does.
+
+    Raises:
+        TypeError: If it is not an ``ImageClassifier``.
+    """
+    if kind is ImageClassifier:
+        return CalibratedImageClassifier
+    if issubclass(kind, CalibratedImageClassifier):
+        return kind
+    if not issubclass(kind, ImageClassifier):
+        raise refusal(kind, 'it is not an ImageClassifier')
+    name = f'Calibrated{kind.__name__}'
+    doc = f'``{kind.__name__}``, calibrated; see :class:`{CalibratedImageClassifier.__name__}`.'
+    body = {'__doc__': doc, '__module__': 'mmdisalign.classification'}
+    cls = type(name, (CalibratedImageClassifier, kind), body)
+    if name not in MODELS.module_dict:
+        MODELS.register_module(name=name, module=cls)
+    return cls
+
+
+def refused(name: str, error: TypeError) -> type:
+    """A class that says why it cannot be, once it is to be built."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TypeError(str(error))
+
+    return type(name, (), {'__init__': refuse})
 
 
 def calibrated_model(model: Mapping[str, Any]) -> str:
@@ -112,10 +168,30 @@ def calibrated_model(model: Mapping[str, Any]) -> str:
         TypeError: If it is not an ``ImageClassifier``.
     """
     kind = registered_class(model.get('type'), MODELS)
-    if not issubclass(kind, ImageClassifier):
-        raise TypeError(f'{kind.__name__} cannot be calibrated: it is not an ImageClassifier')
-    check_adds_nothing(kind, ImageClassifier)
-    return f'mmdisalign.classification.{CalibratedImageClassifier.__name__}'
+    return f'mmdisalign.classification.{calibrated_classifier(kind).__name__}'
+
+
+def _checked_head(model: type, head: Optional[Mapping], options: Mapping[str, Any]) -> type:
+    """The class of a head; TypeError if the config is of another model, or there is no head."""
+    known = {name for kind in model.__mro__ for name in signature(kind.__init__).parameters}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise TypeError(
+            f'an ImageClassifier can be calibrated, but it has no {", ".join(unknown)}: the model '
+            'of stage 1 is of another type'
+        )
+    if not head:
+        raise TypeError('an ImageClassifier without a head cannot be calibrated: it has no scores')
+    return registered_class(head.get('type'), MODELS)
+
+
+def _checked_prior(prior: PriorLike, num_classes: int) -> ClassPrior:
+    prior = ClassPrior.build(prior)
+    if len(prior) != num_classes:
+        raise ValueError(
+            f'the class prior has {len(prior)} classes, but the head has num_classes={num_classes}'
+        )
+    return prior
 
 
 def _without_batch_augments(options: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +206,12 @@ def _without_batch_augments(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _forgive_dropped_keys(model: CalibratedImageClassifier, incompatible: Any) -> None:
+    """What a checkpoint has is not missing if a hook drops it: Swin V2 makes its tables anew."""
+    missing = incompatible.missing_keys
+    missing[:] = [key for key in missing if key not in model._given_keys]
+
+
 def _drop_other_kind(state_dict: dict, prefix: str, head: nn.Module) -> None:
     """Drop the classifier of a checkpoint, in place, if it is of another kind than the head's."""
     name = f'{prefix}{classifier_name(head)}.'
@@ -140,21 +222,8 @@ def _drop_other_kind(state_dict: dict, prefix: str, head: nn.Module) -> None:
             del state_dict[key]
 
 
-def _grw_loss(loss: dict, options: dict) -> dict:
-    kind = registered_class(loss.get('type', 'CrossEntropyLoss'), MODELS)
-    sigmoid = loss.get('use_sigmoid', False)
-    if kind not in SOFTMAX_LOSSES or sigmoid:
-        raise ValueError(
-            f'class_prior replaces CrossEntropyLoss and LabelSmoothLoss on a softmax, but the loss '
-            f'is {kind.__name__}{" on sigmoids" * sigmoid}: leave class_prior out, or put '
-            'GRWCrossEntropyLoss into the head'
-        )
-    grw = {'type': 'GRWCrossEntropyLoss', 'normalizer': 'class_weight', **options}
-    return {**grw, 'loss_weight': loss.get('loss_weight', 1.0)}
-
-
-def _check_is_grw(head: dict) -> None:
-    if 'class_prior' not in head.get('loss', {}):
+def _check_is_grw(loss: nn.Module) -> None:
+    if not hasattr(loss, 'class_prior'):
         raise ValueError(
             'the calibration stage needs class frequencies: set class_prior on the model, for '
             'instance to the list file of the training images'

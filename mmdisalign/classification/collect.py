@@ -1,12 +1,14 @@
-"""Images of a classifier, for fitting its calibration: all of them."""
+"""Images of a classifier, for fitting its calibrations: all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..engine.collect import Collected, captured, checked_logits, in_half
 from ..engine.confidence import calibrations_of
@@ -18,7 +20,11 @@ from .classifiers import CalibratedImageClassifier
 
 
 class SampleCollector:
-    """Keeps what the classifier saw of every image.
+    """Keeps what the classification layers saw of every image.
+
+    Of two layers, whose scores the head adds or averages, each is fitted by itself: to its part of
+    the loss of a Conformer, which has one of each; of a mean of scores, to a loss that bounds the
+    one of the mean from above, since cross-entropy is convex in the scores.
 
     Args:
         model: In the stage ``'calibration'``.
@@ -30,34 +36,55 @@ class SampleCollector:
     how = 'the scores of each'
 
     def __init__(self, model: CalibratedImageClassifier) -> None:
-        found, loss = calibrations_of(model), model.head.loss_module
-        if not found or not isinstance(loss, GRWCrossEntropyLoss):
+        self.calibrations, loss = calibrations_of(model), model.head.loss_module
+        if not self.calibrations or not isinstance(loss, GRWCrossEntropyLoss):
             raise ValueError(
-                'DisAlign with GRWCrossEntropyLoss can be fitted; the model has '
-                f'{type(model.head).__name__} with {type(loss).__name__}'
+                'DisAlign with GRWCrossEntropyLoss can be fitted in one pass; the model has '
+                f'{type(model.head).__name__} with {type(loss).__name__}: use train.py'
             )
-        ((self.name, calibration),) = found.items()
         self.model = model
-        self.layouts = {self.name: Layout(1, calibration.in_channels, calibration.num_classes)}
-        self.losses = {self.name: loss}
+        self.layouts = {
+            name: Layout(1, own.in_channels, own.num_classes)
+            for name, own in self.calibrations.items()
+        }
+        self.losses = dict.fromkeys(self.calibrations, loss)
 
     def capacities(self, choice: ImageChoice, num_bytes: float) -> dict[str, np.ndarray]:
         """Slots of each class."""
-        slots = int(num_bytes // self.layouts[self.name].bytes)
-        return {self.name: fair_capacities(choice.images, slots)}
+        slots = int(num_bytes // sum(layout.bytes for layout in self.layouts.values()))
+        return {name: fair_capacities(choice.images, slots) for name in self.layouts}
 
     def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[Collected]:
         data = self.model.data_preprocessor(data, True)
-        with captured(self.model.head.calibration) as passes:
-            self.model.head(self.model.extract_feat(data['inputs']))
-        ((logits, features), _) = passes[-1]
         label = torch.cat([sample.gt_label for sample in data['data_samples']]).cpu().numpy()
-        samples = Samples(
-            features=in_half(features[:, None]),
-            logits=checked_logits(logits[:, None]),
-            taps=np.ones((len(label), 1), np.float32),
-            label=label,
-            weight=np.ones(len(label)),
-            image=np.arange(len(label), dtype=np.int32),
+        with ExitStack() as stack:
+            passes = {
+                name: stack.enter_context(captured(own)) for name, own in self.calibrations.items()
+            }
+            self.model.head(self.model.extract_feat(data['inputs']))
+        for name, own in passes.items():
+            ((logits, features), _) = own[-1]
+            samples = Samples(
+                features=in_half(_of_image(features, len(label))),
+                logits=checked_logits(_of_image(logits, len(label))),
+                taps=np.ones((len(label), 1), np.float32),
+                label=label,
+                weight=np.ones(len(label)),
+                image=np.arange(len(label), dtype=np.int32),
+            )
+            yield name, samples, dict.fromkeys(range(len(label)), 1.0)
+
+
+def _of_image(values: Tensor, images: int) -> Tensor:
+    """What a calibration sees of each image, (N, C) or (N, C, *) with one position, as (N, 1, C).
+
+    Raises:
+        ValueError: If it is of several positions, or images have several labels.
+    """
+    values = values.unsqueeze(-1).flatten(2)
+    if values.shape[::2] != (images, 1):
+        raise ValueError(
+            f'{len(values)} scores at {values.shape[2]} positions are not one of each of {images} '
+            'labels: use train.py'
         )
-        yield self.name, samples, dict.fromkeys(range(len(label)), 1.0)
+    return values.transpose(1, 2)

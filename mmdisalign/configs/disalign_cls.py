@@ -4,7 +4,9 @@
 #   with read_base():
 #       from .my_stage1 import *
 #       from mmdisalign.configs.disalign_cls import disalign
-#   model.update(disalign['model'], class_prior='my_train_list.txt')
+#   model.update(
+#       type='mmdisalign.classification.CalibratedImageClassifier',
+#       class_prior='my_train_list.txt')
 #   train_cfg, optim_wrapper, param_scheduler, hooks = disalign['schedule']
 #   default_hooks.update(hooks)
 #   val_evaluator = test_evaluator = dict(**disalign['evaluator'], class_prior='my_train_list.txt')

@@ -4,7 +4,9 @@
 #   with read_base():
 #       from .my_stage1 import *
 #       from mmdisalign.configs.disalign_det import disalign
-#   model.update(disalign['model'], class_prior='my_train_annotations.json')
+#   model.update(
+#       type='mmdisalign.detection.CalibratedMaskRCNN',  # Calibrated, and the name of the detector
+#       class_prior='my_train_annotations.json')
 #   train_cfg, optim_wrapper, param_scheduler, hooks, log_processor = disalign['schedule']
 #   default_hooks.update(hooks)
 #   load_from = 'my_stage1.pth'
