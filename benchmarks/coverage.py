@@ -122,6 +122,8 @@ def group_of(model: dict, scope: str) -> str:
         loss = loss_names(head.get('loss'))
         if loss not in ('', 'CrossEntropyLoss', 'LabelSmoothLoss') or 'sigmoid' in loss:
             notes.append(loss)
+        if head.get('deploy'):
+            notes.append('deploy')
         if head.get('loss', {}).get('use_soft'):
             notes.append('soft labels')
     return ' / '.join(parts) + (f' ({", ".join(notes)})' if notes else '')
@@ -157,7 +159,7 @@ def classes_of(model: Any) -> Optional[int]:
     if isinstance(model.get('num_classes'), int):
         return model['num_classes']
     keys = ('decode_head', 'roi_head', 'bbox_head', 'panoptic_head', 'mask_head', 'track_head')
-    for key in (*keys, 'head', 'detector'):
+    for key in (*keys, 'head', 'detector', 'backbone'):
         found = classes_of(model.get(key)) if model.get(key) else None
         if found:
             return found
@@ -285,6 +287,8 @@ def image_size(cfg: Any, lib: str) -> int:
     if lib == 'cls':
         for step in cfg.get('test_pipeline') or []:
             size = size or step.get('crop_size')
+        if backbone.get('type') == 'LeNet5':
+            return 32
         return size if isinstance(size, int) else 224
     anchors = (cfg.model.get('bbox_head') or {}) if lib == 'det' else {}
     if isinstance(anchors, dict) and (anchors.get('anchor_generator') or {}).get('input_size'):
@@ -303,7 +307,8 @@ def batch(lib: str, size: int, num_classes: int, model: Any) -> dict:
     def random(high: int, *shape: int) -> torch.Tensor:
         return torch.randint(0, high, shape, generator=generator)
 
-    images = [random(255, 3, size, size).byte() for _ in range(2)]
+    mean = (model.get('data_preprocessor') or {}).get('mean') or (0, 0, 0)
+    images = [random(255, len(mean), size, size).byte() for _ in range(2)]
     meta = dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size))
     meta |= dict(scale_factor=(1.0, 1.0), flip=False, img_id=0, batch_input_shape=(size, size))
     meta['border'] = (0, size, 0, size)  # CenterNet's
@@ -465,7 +470,7 @@ class Examination:
             model = helped(self.registry.build(model_of(self.stage1, size)))
             # As stage 2 is: PyTorch's attention takes other kernels where nothing needs gradients.
             model.requires_grad_(False)
-            self.data = batch(self.lib, size, self.classes, self.stage1.model)
+            self.data = batch(self.lib, size, self.classes, model_of(self.stage1, size))
             try:
                 settle(model, self.data)
                 self.expected = predicted(model, self.data)
@@ -510,10 +515,11 @@ class Examination:
         """Raise unless what tools/calibrate.py does works."""
         import numpy as np
         import torch
+        from mmengine.logging import MessageHub
 
         from mmdisalign.calibration import ClassPrior
         from mmdisalign.engine.confidence import calibrations_of
-        from mmdisalign.engine.fit import fit_calibration
+        from mmdisalign.engine.fit import fit_calibration, normalizer_of, softmax_losses
         from mmdisalign.engine.one_pass import stage2_model
 
         prior = ClassPrior.build(list(range(self.classes * 3, self.classes, -2)))
@@ -524,6 +530,7 @@ class Examination:
         )
         frozen = {k: v.clone() for k, v in model.state_dict().items() if 'calibration.' not in k}
         self._check_untouched(model)
+        MessageHub.get_current_instance().update_info('epoch', 0)  # as a Runner tells heads
         with torch.no_grad():
             found = list(collector(copy.deepcopy(self.data), np.random.default_rng(0)))
         if {name for name, _, _ in found} != set(calibrations_of(model)):
@@ -532,8 +539,12 @@ class Examination:
             calibration = calibrations_of(model)[name]
             weight = collector.losses[name].class_weight
             every = np.arange(0, len(samples), len(samples) // 200 + 1)
-            fit = fit_calibration(calibration, samples, every, weight, len(samples))
-            if not fit.after < fit.before:
+            loss = collector.losses[name]
+            own = getattr(loss, 'element_losses', softmax_losses)
+            total = normalizer_of(loss.normalizer, samples, every, weight, 1.0)
+            fit = fit_calibration(calibration, samples, every, weight, total, element_losses=own)
+            # Noise may leave a head with quality targets, RTMDet's, without a positive.
+            if not fit.after < fit.before and (samples.label < self.classes).any():
                 raise Wrong(f'{name}: the fit has loss {fit.before} before and {fit.after} after')
         self._check_effect(model, frozen)
 

@@ -38,8 +38,6 @@ from .detectors import CalibratedTwoStageDetector, calibrated_roi_head
 from .layers import ScoringHead, refusal, scoring_heads
 from .losses import GRWCrossEntropyLoss
 
-# The loss of a head that is not `loss_cls`.
-LOSSES = {'CenterNetHead': 'loss_center_heatmap', 'CornerHead': 'loss_heatmap'}
 # What terms of a loss are of classes: the second line's are not, though they have 'cls' in them.
 CLASS_TERMS = ('cls', 'det_loss', 'center_heatmap')
 OTHER_TERMS = ('rpn', 'bbox_cls', 'dn_loss', 'enc_loss', '.dn_', 'aux')
@@ -97,10 +95,11 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         self._heads = scoring_heads(self, calibrated_layers)
         for found in self._heads:
             _calibrate(found)
-        if class_prior is not None:
-            prior = ClassPrior.build(class_prior)
+        self.class_prior = None if class_prior is None else ClassPrior.build(class_prior)
+        self.exp_scale = exp_scale
+        if self.class_prior is not None:
             for found in self._heads:
-                _reweight(found, prior, exp_scale, zero_count)
+                _reweight(found, self.class_prior, exp_scale, zero_count)
         self._name_classifier()
         self._has_short_way = _shorten(self)
         self._enter_stage(stage)
@@ -267,11 +266,9 @@ def _reweight(
         head.register_buffer('grw_weight', weight, persistent=False)
         head.loss_cls = None  # mmdet 3.3's predict asks for it, and SSDHead has none
         return
-    kinds = [kind.__name__ for kind in type(head).__mro__]
-    name = next((LOSSES[kind] for kind in kinds if kind in LOSSES), 'loss_cls')
-    loss = getattr(head, name, None)
+    loss = found.loss
     if not isinstance(loss, nn.Module):
-        raise refusal(type(head), f'it has no {name} to weigh the classes in')
+        raise refusal(type(head), 'it has no loss of its classes to weigh them in')
     if isinstance(head, (BBoxHead, SABLHead)) and _is_plain(loss):
         head.loss_cls = GRWCrossEntropyLoss(
             prior, exp_scale, zero_count=zero_count, loss_weight=loss.loss_weight

@@ -16,32 +16,22 @@ from ..engine.fit import Samples
 from ..engine.image_choice import ImageChoice
 from ..engine.sample_cache import Layout, fair_capacities
 from .any_detector import CalibratedDetectorMixin
+from .collect_layers import LayerCollector
 from .detectors import CalibratedTwoStageDetector
 from .losses import GRWCrossEntropyLoss
 
 
-class SampleCollector:
+class RoICollector:
     """Keeps what each bbox head saw of the proposals that its sampler drew.
 
     Args:
         model: In the stage ``'calibration'``.
-
-    Raises:
-        ValueError: If a head that is calibrated is no bbox head with GRW cross-entropy.
     """
 
     def __init__(self, model: Union[CalibratedTwoStageDetector, CalibratedDetectorMixin]) -> None:
         self.model = model
         names = {module: name for name, module in calibrations_of(model).items()}
-        heads = model._calibrated_heads()
-        for head in heads:
-            loss = getattr(head, 'loss_cls', None)
-            if not isinstance(loss, GRWCrossEntropyLoss) or not hasattr(head, 'fc_cls'):
-                raise ValueError(
-                    'bbox heads with GRWCrossEntropyLoss can be fitted in one pass, not '
-                    f'{type(head).__name__} with {type(loss).__name__}: use tools/train.py'
-                )
-        self.heads = {names[head.fc_cls.calibration]: head for head in heads}
+        self.heads = {names[head.fc_cls.calibration]: head for head in model._calibrated_heads()}
         self.layouts = {
             name: Layout(1, head.fc_cls.calibration.in_channels, head.num_classes + 1)
             for name, head in self.heads.items()
@@ -99,3 +89,23 @@ class SampleCollector:
                 image=np.full(len(chosen), image, np.int32),
             )
             yield name, samples, {image: float(len(labels))}
+
+
+def SampleCollector(
+    model: Union[CalibratedTwoStageDetector, CalibratedDetectorMixin],
+) -> Union[RoICollector, LayerCollector]:
+    """What keeps the samples of a detector: of RoIs with GRW cross-entropy, or of any layers.
+
+    Raises:
+        ValueError: If its loss cannot be fitted in one pass.
+    """
+    heads = model._calibrated_heads()
+    if all(isinstance(getattr(h, 'loss_cls', None), GRWCrossEntropyLoss) for h in heads):
+        return RoICollector(model)
+    if isinstance(model, CalibratedTwoStageDetector):
+        losses = {type(head.loss_cls).__name__ for head in heads}
+        raise ValueError(
+            'a bbox head with GRWCrossEntropyLoss can be fitted, not one with '
+            f'{", ".join(sorted(losses))}'
+        )
+    return LayerCollector(model)

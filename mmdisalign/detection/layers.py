@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Callable, Union
+from typing import Callable, Optional, Union
 
 from torch import nn
 
@@ -60,6 +60,8 @@ REFUSED = {
     'GroundingDINOHead': 'its classes are text',
     'RPNHead': 'it has no classes',
 }
+# The loss of a head that is not `loss_cls`.
+LOSSES = {'CenterNetHead': 'loss_center_heatmap', 'CornerHead': 'loss_heatmap'}
 # Outputs of an anchor ahead of its classes: YOLOv3's box and objectness.
 BEFORE = {'YOLOV3Head': 5}
 
@@ -79,6 +81,13 @@ class ScoringHead:
     head: nn.Module
     layers: dict[str, nn.Module]
     layout: ScoreLayout
+
+    @property
+    def loss(self) -> Optional[nn.Module]:
+        """The loss of its classes; None where the head computes it itself."""
+        kinds = [kind.__name__ for kind in type(self.head).__mro__]
+        name = next((LOSSES[kind] for kind in kinds if kind in LOSSES), 'loss_cls')
+        return getattr(self.head, name, None)
 
 
 def scoring_heads(model: nn.Module, given: Sequence[str] = ()) -> list[ScoringHead]:

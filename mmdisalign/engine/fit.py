@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable, Optional, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,24 @@ MAX_EVALUATIONS = 250  # of the loss, in all steps
 TOLERANCE = 1e-6  # of the loss and of each parameter: a step that changes less is the last
 CHUNK = 1 << 24  # numbers that are calibrated at a time: 64 MB in float32
 IN_MEMORY = 1 << 29  # numbers that stay in memory during a fit, in float32: 2 GB
-Chunk = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Chunk = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class ElementLosses(Protocol):
+    """The loss of each element, which a calibration is fitted to the mean of."""
+
+    def __call__(
+        self, scores: Tensor, label: Tensor, quality: Tensor, class_weight: Tensor
+    ) -> Tensor:
+        """Losses (n,) of scores (n, C or C + 1) with labels and qualities, both (n,).
+
+        ``class_weight`` has w of the classes, and of a background if it has a score.
+        """
+
+
+def softmax_losses(scores: Tensor, label: Tensor, quality: Tensor, class_weight: Tensor) -> Tensor:
+    """Weighted cross-entropy of each element, (n,), which is the same whatever its quality."""
+    return weighted_cross_entropy(scores, label, class_weight, reduction='none')
 
 
 @dataclass
@@ -37,6 +54,8 @@ class Samples:
         image: Number of the image that it comes from, shape (S,); the same in every pass.
         rows: Where the samples are in ``features``, ``logits`` and ``taps``, if those hold others,
             too, shape (S,). Default: None, they hold these.
+        quality: The target of the score of the label where that is on a sigmoid, such as an IoU,
+            shape (S,). Default: None, 1.
     """
 
     features: np.ndarray
@@ -46,6 +65,11 @@ class Samples:
     weight: np.ndarray
     image: np.ndarray
     rows: Optional[np.ndarray] = None
+    quality: Optional[np.ndarray] = None
+
+    def __post_init__(self) -> None:
+        if self.quality is None:
+            self.quality = np.ones(len(self.label), np.float32)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -54,8 +78,8 @@ class Samples:
         """The chosen samples, (n,), as tensors, some at a time, in float32.
 
         Returns:
-            Features, logits, taps, labels and weights of each part, to be passed more than once:
-            held in memory, or where they are too many read each time.
+            Features, logits, taps, labels, weights and qualities of each part, to be passed more
+            than once: held in memory, or where they are too many read each time.
         """
         numbers = len(chosen) * self.features[0].size + len(chosen) * self.logits[0].size
         return list(self._chunks(chosen)) if numbers <= IN_MEMORY else _Again(self, chosen)
@@ -66,17 +90,18 @@ class Samples:
         for start in range(0, len(chosen), size):
             index = chosen[start : start + size]
             rows = index if self.rows is None else self.rows[index]
-            features, logits, taps, weight = (
+            features, logits, taps, weight, quality = (
                 torch.from_numpy(np.asarray(values, dtype=np.float32))
                 for values in (
                     self.features[rows],
                     self.logits[rows],
                     self.taps[rows],
                     self.weight[index],
+                    self.quality[index],
                 )
             )
             label = torch.from_numpy(np.asarray(self.label[index], dtype=np.int64))
-            yield features, logits, taps, label, weight
+            yield features, logits, taps, label, weight, quality
 
 
 @dataclass
@@ -113,24 +138,24 @@ def sampled_loss(
     class_weight: Tensor,
     total: float,
     *,
+    element_losses: ElementLosses = softmax_losses,
     backward: bool = False,
 ) -> float:
-    """GRW cross-entropy over the data that samples stand for, estimated without bias.
+    """The loss over the data that samples stand for, estimated without bias.
 
     Args:
         calibration: Calibrates the samples.
         chunks: From :meth:`Samples.chunks`.
         class_weight: w, shape (C,) or (C + 1,).
         total: What the sum is divided by, see :func:`normalizer_of`.
+        element_losses: Default: GRW cross-entropy.
         backward: Whether to add the gradients to those of the calibration.
     """
     loss = 0.0
-    for features, logits, taps, label, weight in chunks:
+    for features, logits, taps, label, weight, quality in chunks:
         with torch.set_grad_enabled(backward):
             scores = calibrated_scores(calibration, features, logits, taps)
-            losses = weighted_cross_entropy(
-                scores, label, class_weight, weight=weight, reduction='none'
-            )
+            losses = weight * element_losses(scores, label, quality, class_weight)
             # In float32, the sum depends on how many threads share it, and by that the fit would
             # end elsewhere: its tolerance is as small.
             part = losses.double().sum()
@@ -156,7 +181,7 @@ def sampled_sum(
     """
     total = variance = 0.0
     with torch.no_grad():
-        for features, logits, taps, label, weight in samples.chunks(chosen):
+        for features, logits, taps, label, weight, _ in samples.chunks(chosen):
             scores = calibrated_scores(calibration, features, logits, taps)
             loss = weighted_cross_entropy(scores, label, class_weight, reduction='none')
             total += float((weight * loss).sum())
@@ -170,13 +195,16 @@ def normalizer_of(
     """What the loss of chosen samples is divided by, see :func:`weighted_cross_entropy`.
 
     Args:
-        kind: ``'elements'``, ``'valid'`` or ``'class_weight'``.
+        kind: ``'elements'``, ``'valid'``, ``'class_weight'``, or ``'positives'``: elements of a
+            class, as the losses on sigmoids are divided.
         samples: The samples.
         chosen: Which of them, (n,).
         class_weight: Shape (C,) or (C + 1,).
         num_elements: Elements of the training data, ignored ones included, per valid element.
     """
     weight = np.asarray(samples.weight[chosen], dtype=np.float64)
+    if kind == 'positives':
+        return max(1.0, float(weight[samples.label[chosen] < len(class_weight)].sum()))
     if kind == 'class_weight':
         weight = weight * class_weight.double().numpy()[samples.label[chosen]]
     return float(weight.sum()) * (num_elements if kind == 'elements' else 1.0)
@@ -206,6 +234,7 @@ def fit_calibration(
     class_weight: Tensor,
     total: float,
     *,
+    element_losses: ElementLosses = softmax_losses,
     weight_decay: float = 0.0,
     progress: Optional[Callable[[int, float], None]] = None,
 ) -> Fit:
@@ -221,6 +250,7 @@ def fit_calibration(
         chosen: Which of them, (n,).
         class_weight: Shape (C,) or (C + 1,).
         total: What the sum of the losses is divided by.
+        element_losses: Default: GRW cross-entropy.
         weight_decay: Of all parameters.
         progress: Called after each evaluation of the loss with its number and the loss.
 
@@ -233,7 +263,14 @@ def fit_calibration(
 
     def closure() -> float:
         optimizer.zero_grad()
-        loss = sampled_loss(calibration, chunks, class_weight, total, backward=True)
+        loss = sampled_loss(
+            calibration,
+            chunks,
+            class_weight,
+            total,
+            element_losses=element_losses,
+            backward=True,
+        )
         penalty = weight_decay / 2 * sum((p * p).sum() for p in parameters)
         penalty.backward()
         losses.append(loss + penalty.item())
@@ -274,7 +311,7 @@ def balanced_score(
     number = samples.logits.shape[2]
     confusion = torch.zeros(number * number, dtype=torch.float64)
     with torch.no_grad():
-        for features, logits, taps, label, weight in samples.chunks(chosen):
+        for features, logits, taps, label, weight, _ in samples.chunks(chosen):
             scores = calibrated_scores(calibration, features, logits, taps)
             pairs = label * number + scores.argmax(dim=1)
             confusion += torch.bincount(pairs, weight.double(), minlength=number * number)

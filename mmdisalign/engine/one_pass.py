@@ -31,6 +31,7 @@ from .fit import (
     fit_calibration,
     normalizer_of,
     sampled_sum,
+    softmax_losses,
 )
 from .image_choice import ImageChoice, image_numbers
 from .progress import progress_bar
@@ -176,6 +177,7 @@ class OnePass:
                 chosen,
                 weight,
                 total,
+                element_losses=getattr(loss, 'element_losses', softmax_losses),
                 weight_decay=self.weight_decay,
                 progress=lambda number, _: bar.update(task, completed=number),
             )
@@ -194,6 +196,9 @@ class OnePass:
         for name, untouched in calibrations.items():
             held_out = self.samples[name].image % HELD_OUT == HELD_OUT - 1
             fitted, judged = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+            # On sigmoids, what is of no class has no score: the others are judged.
+            own = self.samples[name]
+            judged = judged[own.label[judged] < own.logits.shape[2]]
             if not len(fitted) or not len(judged):
                 raise ValueError(
                     'there are too few images to hold some out and choose ρ by them: name it with '

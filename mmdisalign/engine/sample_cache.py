@@ -45,6 +45,7 @@ class Layout:
             'taps': ('float32', (slots, self.positions)),
             'label': ('int32', (slots,)),
             'weight': ('float64', (slots,)),
+            'quality': ('float32', (slots,)),
             'image': ('int32', (slots,)),
         }
 
@@ -126,10 +127,12 @@ class Reservoir:
         ).astype(np.int64)
         label = np.asarray(self.arrays['label'][index])
         weight = self.arrays['weight'][index] * (self.seen / np.maximum(kept, 1))[label]
-        image = np.asarray(self.arrays['image'][index])
+        image, quality = (np.asarray(self.arrays[name][index]) for name in ('image', 'quality'))
         # The large arrays stay on the disk.
         large = {name: self.arrays[name] for name in ('features', 'logits', 'taps')}
-        return Samples(**large, label=label, weight=weight, image=image, rows=index)
+        return Samples(
+            **large, label=label, weight=weight, image=image, rows=index, quality=quality
+        )
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:
