@@ -302,8 +302,8 @@ def test_bad_stage_and_unknown_head_are_named() -> None:
     cfg.decode_head.type = 'FnHead'
     with pytest.raises(Exception, match='FnHead'):
         MODELS.build(stage2_cfg(cfg))
-    cfg.decode_head.type = 'PointHead'
-    with pytest.raises(TypeError, match='PointHead cannot be calibrated'):
+    cfg.decode_head.type = 'SideAdapterCLIPHead'
+    with pytest.raises(TypeError, match='SideAdapterCLIPHead cannot be calibrated'):
         MODELS.build(stage2_cfg(cfg))
 
 

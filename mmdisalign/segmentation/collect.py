@@ -1,14 +1,15 @@
-"""Pixels of a segmentor, drawn for fitting its calibration."""
+"""Pixels, points or queries of a segmentor, for fitting its calibration."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from torch import Tensor
+from mmseg.models.decode_heads.point_head import PointHead
+from torch import Tensor, nn
 
 from ..engine.collect import Collected, captured, checked_logits, in_half
 from ..engine.confidence import calibrations_of
@@ -16,12 +17,34 @@ from ..engine.fit import Samples
 from ..engine.image_choice import ImageChoice
 from ..engine.sample_cache import Layout, fair_capacities
 from ..losses import GRWCrossEntropyLoss, tiled_cross_entropy
+from .layers import num_outputs, pixel_losses
 from .segmentors import CalibratedEncoderDecoder
 
 MOST_OF_A_CLASS = 64  # pixels in an image: its neighbours tell little that is new
 
 
 class SampleCollector:
+    """The collector of a segmentor: of its points or queries, where it classifies those.
+
+    Args:
+        model: In the stage ``'calibration'``.
+
+    Raises:
+        ValueError: If its head is one's own, or its loss is not one that can be fitted.
+    """
+
+    def __new__(cls, model: CalibratedEncoderDecoder) -> Union[PixelCollector, RowCollector]:
+        if getattr(model, 'calibrated_layers', ()):
+            raise ValueError(
+                'calibrated_layers is of a head of your own, whose samples are not known: use '
+                'train.py'
+            )
+        head = model._calibrated_head
+        kind = RowCollector if isinstance(head, PointHead) or _has_queries(head) else PixelCollector
+        return kind(model)
+
+
+class PixelCollector:
     """Draws pixels of each class in an image, so that the rare ones are not lost.
 
     Of the n pixels of a class in an image, m are drawn without replacement, and each stands for
@@ -39,11 +62,14 @@ class SampleCollector:
     def __init__(self, model: CalibratedEncoderDecoder) -> None:
         self.model, self.head = model, model._calibrated_head
         ((self.name, calibration),) = calibrations_of(model).items()
-        losses = self.head._losses()
-        if self.head.sampler is not None or not isinstance(losses[0], GRWCrossEntropyLoss):
+        self.calibration = calibration
+        classifies_by_cls_seg = hasattr(self.head, '_losses')
+        losses = self.head._losses() if classifies_by_cls_seg else pixel_losses(self.head)
+        sampler = getattr(self.head, 'kernel_generate_head', self.head).sampler
+        if sampler is not None or not isinstance(losses[0], GRWCrossEntropyLoss):
             raise ValueError(
                 'GRWCrossEntropyLoss without a pixel sampler can be fitted; the decode head has '
-                f'{type(losses[0]).__name__}{" and a sampler" * (self.head.sampler is not None)}'
+                f'{type(losses[0]).__name__}{" and a sampler" * (sampler is not None)}'
             )
         self.layouts = {self.name: Layout(4, calibration.in_channels, calibration.num_classes)}
         self.losses = {self.name: losses[0]}
@@ -100,11 +126,17 @@ class SampleCollector:
     def _forward(self, data: Any) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """What the calibration of a batch gets and gives, and the labels, shape (N, H, W)."""
         data = self.model.data_preprocessor(data, True)
-        with captured(self.head.calibration) as passes:
+        with captured(self.calibration) as passes:
             features = self.model.extract_feat(data['inputs'])
-            self.head.forward(*self.model._head_inputs(features))
+            outputs = self.head.forward(*self.model._head_inputs(features))
         labels = BaseDecodeHead._stack_batch_gt(self.head, data['data_samples'])[:, 0]
-        return *passes[-1], labels
+        (logits, features), calibrated = passes[-1]
+        if logits.dim() == 3:  # patches of a transformer, row by row
+            size = outputs.shape[2:]
+            logits, features, calibrated = (
+                each.unflatten(2, size) for each in (logits, features, calibrated)
+            )
+        return (logits, features), calibrated, labels
 
     def _draw(self, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the drawn pixels, and what each stands for, both (S,)."""
@@ -124,6 +156,107 @@ class SampleCollector:
             pixels.append(order[start + rng.choice(size, most, replace=False, shuffle=False)])
             weights.append(np.full(most, size / most))
         return np.concatenate(pixels), np.concatenate(weights)
+
+
+class RowCollector:
+    """Keeps what the classification layer saw of what the head's own loss labels.
+
+    Of PointRend, these are the points that training draws, the uncertain ones more often. Of a head
+    that classifies masks, these are all queries of the last decoder layer, which predicts: those
+    that are matched to a class of the image, and those that are of no object. The weight of a query
+    is that of its label in ``loss_cls``, whose mean divides by the sum of these weights.
+
+    Args:
+        model: In the stage ``'calibration'``.
+
+    Raises:
+        ValueError: If the loss is not cross-entropy on a softmax.
+    """
+
+    def __init__(self, model: CalibratedEncoderDecoder) -> None:
+        self.model, self.head = model, model._calibrated_head
+        ((self.name, calibration),) = calibrations_of(model).items()
+        ((_, self.layer),) = model._layers.items()
+        self.has_queries = _has_queries(self.head)
+        self.loss = self.head.loss_cls if self.has_queries else pixel_losses(self.head)[0]
+        self._check_loss()
+        outputs = num_outputs(self.layer)
+        self.layouts = {self.name: Layout(1, calibration.in_channels, outputs)}
+        self.losses = {self.name: self._fitted_loss() if self.has_queries else self.loss}
+        # Of classes and of no object, beside GRW.
+        own = self.loss.class_weight if self.has_queries else None
+        self.own_weight = torch.ones(outputs) if own is None else torch.tensor(own)
+
+    @property
+    def how(self) -> str:
+        if self.has_queries:
+            return f'the {self._per_image} queries of each, as training matches them'
+        return f'the {self._per_image} points of each that training draws'
+
+    @property
+    def _per_image(self) -> int:
+        return self.head.num_queries if self.has_queries else self.model.train_cfg['num_points']
+
+    def capacities(self, choice: ImageChoice, num_bytes: float) -> dict[str, np.ndarray]:
+        """Slots of each class, and of no object: in an image, one query is matched to a class."""
+        expected = choice.images * (1 if self.has_queries else self._per_image)
+        if self.has_queries:
+            expected = np.append(expected, self._per_image * len(choice))
+        slots = int(num_bytes // self.layouts[self.name].bytes)
+        return {self.name: fair_capacities(expected, slots)}
+
+    def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[Collected]:
+        data = self.model.data_preprocessor(data, True)
+        with captured(self.layer) as scored, captured(self.loss) as judged:
+            inputs = self.model._head_inputs(self.model.extract_feat(data['inputs']))
+            self.head.loss(*inputs, data['data_samples'], self.model.train_cfg)
+        # An untouched calibration is the identity, so these are the scores before it.
+        ((features, *_), scores), ((_, labels, *_), _) = scored[-1], judged[-1]
+        images = len(data['data_samples'])
+        labels = labels.reshape(images, -1).cpu()
+        # A query has a class or no object, whatever number the labels of pixels ignore.
+        ignored = -1 if self.has_queries else self.head.ignore_index
+        image, column = (labels != ignored).nonzero(as_tuple=True)
+        label = labels[image, column]
+        chosen = image * labels.shape[1] + column
+        samples = Samples(
+            features=in_half(self._rows(features)[chosen]),
+            logits=checked_logits(self._rows(scores)[chosen]),
+            taps=np.ones((len(label), 1), np.float32),
+            label=label.numpy(),
+            weight=self.own_weight[label].double().numpy(),
+            image=image.int().numpy(),
+        )
+        yield self.name, samples, dict(enumerate(self._elements(labels)))
+
+    def _elements(self, labels: Tensor) -> list[float]:
+        """What the loss divides by, of each image: all points, or the weights of its queries."""
+        if not self.has_queries:
+            return [float(labels.shape[1])] * len(labels)
+        return self.own_weight[labels].sum(dim=1).tolist()
+
+    def _rows(self, values: Tensor) -> Tensor:
+        """Of the last decoder layer, or of all points: (S, 1, F)."""
+        values = values.movedim(1, -1) if isinstance(self.layer, nn.Conv1d) else values
+        values = values[-1] if values.dim() == 4 else values  # MaskFormer scores all layers at once
+        return values.flatten(0, 1)[:, None].cpu()
+
+    def _check_loss(self) -> None:
+        kinds = [kind.__name__ for kind in type(self.loss).__mro__]
+        wanted = 'CrossEntropyLoss' if self.has_queries else 'GRWCrossEntropyLoss'
+        if wanted not in kinds:
+            name = type(self.loss).__name__.removeprefix('Reweighted')
+            raise ValueError(f'{wanted} can be fitted; the decode head has {name}')
+
+    def _fitted_loss(self) -> GRWCrossEntropyLoss:
+        """GRW of the classes as ``loss_cls`` has it, with the weight 1 for no object."""
+        if self.model.grw['class_prior'] is None:
+            raise ValueError('what is fitted needs class frequencies: set class_prior on the model')
+        return GRWCrossEntropyLoss(**self.model.grw, background_weight=1.0)
+
+
+def _has_queries(head: nn.Module) -> bool:
+    return hasattr(head, 'num_queries') and hasattr(head, 'loss_cls')
 
 
 def neighbours(

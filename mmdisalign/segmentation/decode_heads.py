@@ -43,9 +43,9 @@ class CalibratedHeadMixin:
         super().__init__(*args, **kwargs)
         conv_seg = getattr(self, 'conv_seg', None)
         if not isinstance(conv_seg, nn.Conv2d):
-            raise _refusal(type(self), 'it has no classifier conv_seg')
+            raise refusal(type(self), 'it has no classifier conv_seg')
         if conv_seg.out_channels == 1:
-            raise _refusal(type(self), 'it has a single output channel, so no classes to balance')
+            raise refusal(type(self), 'it has a single output channel, so no classes to balance')
         self.calibration = AdaptiveCalibration(
             conv_seg.out_channels,
             conv_seg.in_channels,
@@ -137,7 +137,7 @@ def calibrated(head: type) -> type:
         return head
     reason = _why_not(head)
     if reason is not None:
-        raise _refusal(head, reason)
+        raise refusal(head, reason)
     name = 'DisAlignHamHead' if head is heads.LightHamHead else None
     return derive(head, CalibratedHeadMixin, MODELS, name)
 
@@ -174,7 +174,8 @@ def _why_not_tiled(losses: list[nn.Module], sampler: Any) -> Optional[str]:
     return None
 
 
-def _refusal(head: type, reason: str) -> TypeError:
+def refusal(head: type, reason: str) -> TypeError:
+    """The error that says why a head class cannot be calibrated."""
     name = head.__name__.removeprefix('DisAlign')
     return TypeError(f'{name} cannot be calibrated: {reason}')
 

@@ -45,6 +45,7 @@ def prepare(cfg: Config, *splits: str) -> None:
 def _check_heads(model: Mapping[str, Any], dataset: BaseDataset) -> None:
     heads = model.get('decode_head') or []
     for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+        head = head.get('kernel_generate_head') or head  # K-Net's, which knows its classes
         ignored, num_classes = head.get('ignore_index', IGNORED), head.get('num_classes') or 0
         if dataset.reduce_zero_label and ignored != IGNORED:
             raise ValueError(

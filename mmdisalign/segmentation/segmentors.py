@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 import torch
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.decode_heads.knet_head import IterativeDecodeHead
 from mmseg.models.losses import CrossEntropyLoss
 from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.registry import MODELS
@@ -15,6 +18,13 @@ from torch import Tensor
 from ..calibration import PriorLike, ZeroCount
 from ..engine import CalibrationStageMixin, check_adds_nothing, registered_class
 from .decode_heads import calibrated
+from .layers import (
+    calibrate_layers,
+    class_losses,
+    classification_layer,
+    num_outputs,
+    weigh_classes,
+)
 
 
 @MODELS.register_module()
@@ -22,14 +32,22 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
     """An mmseg ``EncoderDecoder`` that learns to calibrate the scores of its decode head.
 
     Written over a stage-1 config, it makes stage 2 of it: the decode head becomes its calibrated
-    class and, in the stage ``'calibration'``, all else is frozen, in eval mode and without
+    class or, where it does not classify through ``cls_seg``, its classification layer becomes a
+    calibrated one. In the stage ``'calibration'``, all else is frozen, in eval mode and without
     autograd, and the auxiliary heads, which are kept so that the checkpoint fits, are not run.
 
+    A head that classifies masks (Mask2Former, MaskFormer) matches queries to classes as it does,
+    by calibrated scores, and of its losses those of classes train: softmax cross-entropy over the
+    classes and no object, for each decoder layer. PointRend's is of the points that it draws,
+    K-Net's of the last stage.
+
     Args:
-        decode_head: Config of any mmseg head that classifies through ``cls_seg``.
+        decode_head: Config of an mmseg head.
         class_prior: Class frequencies of the training data: anything that ``ClassPrior.build``
-            takes. The loss becomes :class:`GRWCrossEntropyLoss`; in the stage ``'joint'``, it
-            replaces softmax cross-entropy alone. Default: None, ``decode_head`` has the loss.
+            takes. ``loss_decode`` becomes :class:`GRWCrossEntropyLoss`; in the stage ``'joint'``,
+            it replaces softmax cross-entropy alone. In the place of that, the ``loss_cls`` of a
+            head that classifies masks gets the weights of GRW for the classes, whose own weights,
+            and that of no object, stay. Default: None, ``decode_head`` has the loss.
         exp_scale: ρ of that loss. Default: 0.2, the released value for ADE20K.
         zero_count: How that loss treats classes that were never seen, see
             :func:`generalized_reweight`. Default: None, they are an error.
@@ -41,13 +59,18 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
             and gradients in a fraction of the memory, for :class:`GRWCrossEntropyLoss` without a
             pixel sampler. Default: False, which is faster where the scores are small or the
             cores busy, see ``benchmarks/README.md``.
+        calibrated_layers: Names of classification layers in the model, for a head of one's own
+            that does not classify through ``cls_seg``: ``['decode_head.classify']``; ``*`` is each
+            of a list, ``-1`` its last. Default: (), what is known of mmseg's heads.
         kwargs: Arguments of ``EncoderDecoder``.
 
     Raises:
+        TypeError: If the head cannot be calibrated, or the arguments are of another model.
         ValueError: If the arguments contradict each other.
     """
 
     classifier_weight = 'conv_seg.weight'
+    _head_path = 'decode_head'
 
     def __init__(
         self,
@@ -59,18 +82,27 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         stage: str = 'calibration',
         calibration: Optional[dict] = None,
         tiled_loss: bool = False,
+        calibrated_layers: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         head = self._last_head(decode_head)
-        head['type'] = calibrated(registered_class(head.get('type'), MODELS))
+        kind = registered_class(head.get('type'), MODELS)
+        paths = tuple(calibrated_layers) or self._known_layers(kind)
+        if paths:
+            _check_options(kind, calibration=calibration is not None, tiled_loss=tiled_loss)
+        else:
+            head['type'] = _calibrated_head_class(kind)
         if calibration is not None:
             head['calibration'] = calibration
-        if class_prior is not None:
-            grw = {'class_prior': class_prior, 'exp_scale': exp_scale, 'zero_count': zero_count}
-            head['loss_decode'] = _grw_losses(head, grw, stage)
-        elif stage == 'calibration':
-            _check_is_grw(head)
+        self.grw = {'class_prior': class_prior, 'exp_scale': exp_scale, 'zero_count': zero_count}
+        _put_losses(head, kind, self.grw, stage)
+        _check_arguments(type(self), kwargs)
         super().__init__(decode_head=self._with_last_head(decode_head, head), **kwargs)
+        self.calibrated_layers = tuple(calibrated_layers)
+        self._layers = calibrate_layers(self, self._calibrated_head, paths)
+        if paths:
+            weigh_classes(self._calibrated_head, **self.grw)
+            self._name_classifier()
         self._enter_stage(stage)
         if tiled_loss:
             self._tile_loss()
@@ -87,9 +119,11 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
             return super().loss(inputs, data_samples)
         with torch.no_grad():
             head_inputs = self._head_inputs(self.extract_feat(inputs))
-        losses = self._calibrated_head.calibration_loss(
-            *head_inputs, batch_data_samples=data_samples
-        )
+        head = self._calibrated_head
+        if self._layers:
+            losses = class_losses(head, head_inputs, data_samples, self.train_cfg)
+        else:
+            losses = head.calibration_loss(*head_inputs, batch_data_samples=data_samples)
         return add_prefix(losses, 'decode')
 
     def _tile_loss(self) -> None:
@@ -99,6 +133,19 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
                 'computes the loss its own way: leave tiled_loss out'
             )
         self._calibrated_head.tile_loss()
+
+    def _name_classifier(self) -> None:
+        """The error for a checkpoint of other classes says how many it has."""
+        name, layer = next(iter(self._layers.items()))
+        outputs = num_outputs(layer)
+        if isinstance(getattr(layer, 'weight', None), torch.Tensor) and outputs:
+            self.classifier_weight = f'{name}.weight'
+            self.num_background = outputs - self._calibrated_head.num_classes
+
+    def _known_layers(self, head: type) -> tuple[str, ...]:
+        """Where in the model the classification layer of a head class is, if that is known."""
+        path = classification_layer(head)
+        return () if path is None else (f'{self._head_path}.{path}',)
 
     @property
     def _calibrated_head(self) -> torch.nn.Module:
@@ -122,12 +169,14 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
 
 @MODELS.register_module()
 class CalibratedCascadeEncoderDecoder(CalibratedEncoderDecoder, CascadeEncoderDecoder):
-    """An mmseg ``CascadeEncoderDecoder`` (OCRNet) whose last head is calibrated: it predicts.
+    """An mmseg ``CascadeEncoderDecoder`` whose last head (OCRNet's, PointRend's) is calibrated.
 
     Args:
         decode_head: Configs of the heads, in order.
         kwargs: Arguments of :class:`CalibratedEncoderDecoder` and of ``CascadeEncoderDecoder``.
     """
+
+    _head_path = 'decode_head.-1'
 
     @property
     def _calibrated_head(self) -> torch.nn.Module:
@@ -152,9 +201,16 @@ def calibrated_model(model: Mapping[str, Any]) -> str:
     """The ``type`` of stage 2 for the config of a segmentor.
 
     Raises:
-        TypeError: If it is neither an ``EncoderDecoder`` nor a ``CascadeEncoderDecoder``.
+        TypeError: If its head cannot be calibrated, or it is neither an ``EncoderDecoder`` nor a
+            ``CascadeEncoderDecoder``.
     """
     kind = registered_class(model.get('type'), MODELS)
+    heads = model.get('decode_head') or {}
+    head = heads[-1] if isinstance(heads, (list, tuple)) else heads
+    if head.get('type') is not None:  # as a config of stage 2 would say
+        own = registered_class(head['type'], MODELS)
+        if not model.get('calibrated_layers') and classification_layer(own) is None:
+            _calibrated_head_class(own)
     for base, ours in (
         (CascadeEncoderDecoder, CalibratedCascadeEncoderDecoder),
         (EncoderDecoder, CalibratedEncoderDecoder),
@@ -163,6 +219,63 @@ def calibrated_model(model: Mapping[str, Any]) -> str:
             check_adds_nothing(kind, base)
             return f'mmdisalign.segmentation.{ours.__name__}'
     raise TypeError(f'{kind.__name__} cannot be calibrated: it is not an EncoderDecoder')
+
+
+def _check_options(head: type, **given: bool) -> None:
+    """Raise ValueError if an option is given that a head with a calibrated layer has not."""
+    for option in (name for name, is_given in given.items() if is_given):
+        raise ValueError(
+            f'{option} is for heads that classify through cls_seg, which {head.__name__} does not: '
+            'leave it out'
+        )
+
+
+def _calibrated_head_class(kind: type) -> type:
+    """The calibrated class of a head class that is to classify through ``cls_seg``."""
+    try:
+        return calibrated(kind)
+    except TypeError as error:
+        raise TypeError(
+            f'{error}; of a head of your own, name the classification layers, such as '
+            "calibrated_layers=['decode_head.classify']"
+        ) from error
+
+
+def _check_arguments(ours: type, kwargs: Mapping[str, Any]) -> None:
+    """Raise TypeError if a model of another type, which ours would replace, has more arguments."""
+    base = CascadeEncoderDecoder if issubclass(ours, CascadeEncoderDecoder) else EncoderDecoder
+    foreign = [name for name in kwargs if name not in inspect.signature(base).parameters]
+    if foreign:
+        raise TypeError(
+            f'{ours.__name__} takes the place of {base.__name__}, which has no argument '
+            f'{", ".join(foreign)}: a model of another type cannot be calibrated by it'
+        )
+
+
+NO_PRIOR = (
+    'the calibration stage needs class frequencies: set class_prior on the model '
+    '(tools/class_prior.py counts them), or GRWCrossEntropyLoss as loss_decode'
+)
+
+
+def _put_losses(head: dict, kind: type, grw: dict, stage: str) -> None:
+    """Give an mmseg head, in its config, the losses of the stage.
+
+    What is no ``BaseDecodeHead`` has its loss of classes elsewhere, see :func:`weigh_classes`.
+
+    Raises:
+        ValueError: If there is no prior where it is needed, or no loss that could take it.
+    """
+    if not issubclass(kind, BaseDecodeHead):
+        if grw['class_prior'] is None and stage == 'calibration':
+            raise ValueError(NO_PRIOR)
+        return
+    if issubclass(kind, IterativeDecodeHead):  # has those of what makes its first kernels
+        head['kernel_generate_head'] = head = dict(head['kernel_generate_head'])
+    if grw['class_prior'] is not None:
+        head['loss_decode'] = _grw_losses(head, grw, stage)
+    elif stage == 'calibration':
+        _check_is_grw(head)
 
 
 def _grw_losses(head: dict, options: dict, stage: str) -> Any:
@@ -193,7 +306,4 @@ def _is_softmax(loss: dict) -> bool:
 def _check_is_grw(head: dict) -> None:
     losses = head.get('loss_decode', {})
     if not isinstance(losses, dict) or 'class_prior' not in losses:
-        raise ValueError(
-            'the calibration stage needs class frequencies: set class_prior on the model '
-            '(tools/class_prior.py counts them), or GRWCrossEntropyLoss as loss_decode'
-        )
+        raise ValueError(NO_PRIOR)
