@@ -159,7 +159,8 @@ def classes_of(model: Any) -> Optional[int]:
     if isinstance(model.get('num_classes'), int):
         return model['num_classes']
     keys = ('decode_head', 'roi_head', 'bbox_head', 'panoptic_head', 'mask_head', 'track_head')
-    for key in (*keys, 'head', 'detector', 'backbone'):
+    keys += ('head', 'detector', 'kernel_generate_head', 'backbone')
+    for key in keys:
         found = classes_of(model.get(key)) if model.get(key) else None
         if found:
             return found
@@ -227,7 +228,8 @@ def lightened(cfg: Any, size: int) -> None:
         if 'SegDataPreProcessor' in name_of(pre):  # some stock configs have no size: they crash
             pre.update(size=(size, size), size_divisor=None, test_cfg=None)
     deep = cfg.get('backbone') or {}
-    if deep.get('out_indices') and (deep.get('num_layers') or 0) > 12:  # SETR's ViT-L
+    layers = deep.get('num_layers')
+    if deep.get('out_indices') and isinstance(layers, int) and layers > 12:  # SETR's ViT-L
         number = len(deep['out_indices'])
         deep.update(num_layers=number, out_indices=tuple(range(number)))
     test = cfg.get('test_cfg') or {}

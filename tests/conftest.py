@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mmengine.registry import DefaultScope
@@ -55,3 +57,15 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f'needs the project data in {path}')
     return path
+
+
+@pytest.fixture
+def examine(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes the examination of a stock config of mmdet, see benchmarks/coverage.py."""
+    monkeypatch.syspath_prepend(str(repo / 'benchmarks'))
+    import coverage
+
+    folder = os.getcwd()
+    yield lambda name: coverage.Examination('det', name, 'mmdet', tmp_path)
+    os.chdir(folder)
+    sys.modules.pop('coverage')

@@ -71,3 +71,97 @@ def test_every_stage_of_a_cascade_is_fitted(repo: Path, tmp_path: Path) -> None:
     evaluator = Config.fromfile(tmp_path / 'calibrated.py').test_evaluator
     ours = 'mmdisalign.detection.LongTailLVISMetric'
     assert evaluator == dict(type=ours, ann_file='val.json')
+
+
+RETINANET = """
+_base_ = __import__('mmdisalign').config_path('demo/mask-rcnn_r18_fpn_scenes-96x96.py')
+backbone, neck = _base_.model.backbone, _base_.model.neck
+classes = _base_.classes
+model = dict(
+    _delete_=True, type='RetinaNet', data_preprocessor=_base_.model.data_preprocessor,
+    backbone=backbone, neck=neck,
+    bbox_head=dict(
+        type='RetinaHead', num_classes=len(classes), in_channels=neck.out_channels,
+        feat_channels=16, stacked_convs=1,
+        anchor_generator=dict(
+            type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1, ratios=[1.0],
+            strides=[4, 8, 16, 32])),
+    train_cfg=dict(
+        assigner=dict(
+            type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0,
+            ignore_iof_thr=-1),
+        allowed_border=-1, pos_weight=-1, debug=False),
+    test_cfg=dict(
+        nms_pre=100, min_bbox_size=0, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=50))
+dataset = dict(_base_.train_dataloader.dataset, data_root='scenes/')
+train_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False, dataset=dataset)
+test_dataloader = dict(
+    num_workers=0, persistent_workers=False,
+    dataset=dict(_base_.test_dataloader.dataset, data_root='scenes/'))
+val_dataloader = test_dataloader
+val_evaluator = test_evaluator = dict(
+    _delete_=True, type='mmdisalign.detection.LongTailLVISMetric',
+    ann_file='scenes/annotations/scenes_val.json')
+"""
+RETINANET_2 = """
+_base_ = ['stage1.py', __import__('mmdisalign').config_path('_base_/disalign_det.py')]
+model = dict(
+    type=f'mmdisalign.detection.Calibrated{_base_.model.type}',
+    class_prior='scenes/annotations/scenes_train.json')
+train_cfg, optim_wrapper, param_scheduler, default_hooks, log_processor = (
+    _base_.disalign.short_schedule)
+train_cfg.update(max_iters=4, val_interval=100)
+default_hooks.checkpoint.interval = 2
+load_from = 'stage1.pth'
+"""
+
+
+@pytest.fixture(scope='module')
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A one-stage detector on scenes."""
+    root = tmp_path_factory.mktemp('dense')
+    write_lvis(SceneSpec(), root / 'scenes', num_train=88, num_val=4)
+    (root / 'stage1.py').write_text(RETINANET)
+    (root / 'stage2.py').write_text(RETINANET_2)
+    save_untrained(root / 'stage1.py', root / 'stage1.pth')
+    return root
+
+
+def test_a_detector_on_sigmoids_is_fitted_and_taken_by_mmdets_own_test(
+    repo: Path, dense: Path
+) -> None:
+    import mmdet
+
+    output = calibrate(repo, dense, '--exp-scale', 0.5, '--zero-count', 'min', '--passes', 1)
+    assert 'all positive elements of each that its head labels and 256 negative ones' in output
+    before, after = re.search(r'retina_cls.calibration: loss ([\d.]+) to ([\d.]+)', output).groups()
+    assert float(after) < float(before)
+    assert len(learned(dense)) == 4
+    theirs = Path(mmdet.__file__).parent / '.mim/tools/test.py'
+    output = run(repo, dense, sys.executable, theirs, 'calibrated.py', 'calibrated.pth')
+    assert 'bbox_AP' in output and 'starts anew' not in output
+
+
+def test_a_detector_on_sigmoids_trains_its_calibration_alone_and_resumes(
+    repo: Path, dense: Path
+) -> None:
+    command = [sys.executable, repo / 'tools/train.py', 'stage2.py']
+    run(repo, dense, *command, '--work-dir', 'whole')
+    options = ['--work-dir', 'parts', '--cfg-options', 'randomness.seed=0']
+    run(repo, dense, *command, *options, 'train_cfg.max_iters=2')
+    output = run(repo, dense, *command, *options, 'train_cfg.max_iters=4', '--resume')
+    assert 'resumed' in output
+    before = torch.load(dense / 'stage1.pth')['state_dict']
+    for folder in ('whole', 'parts'):
+        path = dense / folder / 'iter_4.pth'
+        after = torch.load(path, weights_only=False)['state_dict']
+        assert all(torch.equal(after[key], value) for key, value in before.items())
+        assert all(value.any() for key, value in after.items() if key not in before)
+
+
+def test_two_processes_train_a_detector_on_sigmoids(repo: Path, dense: Path) -> None:
+    command = ['bash', repo / 'tools/dist_train.sh', 'stage2.py', 2, '--work-dir', 'two']
+    run(repo, dense, *command, '--cfg-options', 'train_cfg.max_iters=2')
+    assert (dense / 'two/iter_2.pth').is_file()

@@ -7,12 +7,6 @@ else, and predicts otherwise afterwards.
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 LIGHT = {
@@ -33,18 +27,6 @@ REFUSED = {
     'ddq/ddq-detr-4scale_r50_8xb2-12e_coco.py': 'chosen by other classifiers',
     'mask2former_vis/mask2former_r50_8xb2-8e_youtubevis2019.py': 'tracks in videos',
 }
-
-
-@pytest.fixture
-def examine(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(repo / 'benchmarks'))
-    monkeypatch.delitem(sys.modules, 'coverage', raising=False)
-    import coverage
-
-    folder = os.getcwd()
-    yield lambda name: coverage.Examination('det', name, 'mmdet', tmp_path)
-    os.chdir(folder)
-    sys.modules.pop('coverage')
 
 
 @pytest.mark.parametrize('family', LIGHT)
