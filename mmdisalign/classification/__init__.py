@@ -1,6 +1,7 @@
 """The mmpretrain plug-in: importing it registers heads, classifiers, losses, data and metrics."""
 
 from ..dependencies import require
+from ..engine import refused
 
 require('cls')
 
@@ -12,7 +13,6 @@ from .classifiers import (
     CalibratedImageClassifier,
     calibrated_classifier,
     calibrated_model,
-    refused,
 )
 from .datasets import CIFAR10LT, CIFAR100LT
 from .heads import (
@@ -66,4 +66,4 @@ def __getattr__(name: str) -> type:
     try:
         return calibrated_classifier(kind)
     except TypeError as error:
-        return refused(name, error)  # a registry hides what is raised while it looks for a type
+        return refused(name, error)

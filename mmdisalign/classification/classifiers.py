@@ -14,9 +14,9 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..calibration import ClassPrior, PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin, registered_class
+from ..engine import CalibrationStageMixin, derive, refusal, registered_class
 from .heads import LWSLinearClsHead, calibrated, classifier_name, classifier_of
-from .layers import calibrate, known_base, model_layers, refusal
+from .layers import calibrate, known_base, model_layers
 from .losses import grw_loss
 
 
@@ -143,22 +143,7 @@ def calibrated_classifier(kind: type) -> type:
         return kind
     if not issubclass(kind, ImageClassifier):
         raise refusal(kind, 'it is not an ImageClassifier')
-    name = f'Calibrated{kind.__name__}'
-    doc = f'``{kind.__name__}``, calibrated; see :class:`{CalibratedImageClassifier.__name__}`.'
-    body = {'__doc__': doc, '__module__': 'mmdisalign.classification'}
-    cls = type(name, (CalibratedImageClassifier, kind), body)
-    if name not in MODELS.module_dict:
-        MODELS.register_module(name=name, module=cls)
-    return cls
-
-
-def refused(name: str, error: TypeError) -> type:
-    """A class that says why it cannot be, once it is to be built."""
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise TypeError(str(error))
-
-    return type(name, (), {'__init__': refuse})
+    return derive(kind, CalibratedImageClassifier, MODELS, f'Calibrated{kind.__name__}')
 
 
 def calibrated_model(model: Mapping[str, Any]) -> str:

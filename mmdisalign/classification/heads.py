@@ -11,8 +11,8 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..calibration import ClassScale, CosineLinear, convert_released_keys
-from ..engine import check_prior, derive
-from .layers import calibrate, head_layers, known_base, refusal
+from ..engine import check_prior, derive, refusal
+from .layers import calibrate, head_layers, known_base
 
 # Checkpoints have had the calibration of these in the head, before layers were calibrated.
 WITH_CALIBRATION = ('LinearClsHead', 'VisionTransformerClsHead')

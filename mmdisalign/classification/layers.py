@@ -9,6 +9,7 @@ from mmpretrain.models.classifiers import ImageClassifier
 from torch import nn
 
 from ..calibration import ScoreLayout, calibrate_layer
+from ..engine import refusal
 from ..engine.layers import layers_at
 
 # By the name of the head's class; of a head that is not here, that of its nearest base. `*` is each
@@ -125,8 +126,3 @@ def calibrate(owner: type, layers: Mapping[str, nn.Module]) -> int:
         except (TypeError, ValueError) as error:
             raise refusal(owner, f'{name}: {error}') from error
     return classes
-
-
-def refusal(kind: type, reason: str) -> TypeError:
-    """The error that says why a class cannot be calibrated."""
-    return TypeError(f'{kind.__name__} cannot be calibrated: {reason}')

@@ -5,11 +5,11 @@ from ..dependencies import require
 require('det')
 
 from ..calibration import CosineLinear
+from ..engine import refused
 from .any_detector import (
     CalibratedDetectorMixin,
     calibrated_detector,
     calibrated_model,
-    refused,
 )
 from .bbox_heads import CalibratedBBoxHeadMixin, calibrated
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
@@ -46,4 +46,4 @@ def __getattr__(name: str) -> type:
     try:
         return calibrated_detector(kind)
     except TypeError as error:
-        return refused(name, error)  # a registry hides what is raised while it looks for a type
+        return refused(name, error)

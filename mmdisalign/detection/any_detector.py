@@ -31,11 +31,11 @@ from ..calibration import (
     calibrate_layer,
     generalized_reweight,
 )
-from ..engine import CalibrationStageMixin, registered_class
+from ..engine import CalibrationStageMixin, derive, refusal, registered_class
 from ..losses import reweight_loss
 from .bbox_heads import CalibratedBBoxHeadMixin, ClassificationLossMixin
 from .detectors import CalibratedTwoStageDetector, calibrated_roi_head
-from .layers import ScoringHead, refusal, scoring_heads
+from .layers import ScoringHead, scoring_heads
 from .losses import GRWCrossEntropyLoss
 
 # What terms of a loss are of classes: the second line's are not, though they have 'cls' in them.
@@ -205,22 +205,7 @@ def calibrated_detector(kind: type) -> type:
     for base, reason in REFUSED.items():
         if issubclass(kind, base):
             raise refusal(kind, reason)
-    name = f'Calibrated{kind.__name__}'
-    doc = f'``{kind.__name__}``, calibrated; see :class:`{CalibratedDetectorMixin.__name__}`.'
-    body = {'__doc__': doc, '__module__': 'mmdisalign.detection'}
-    cls = type(name, (CalibratedDetectorMixin, kind), body)
-    if name not in MODELS.module_dict:
-        MODELS.register_module(name=name, module=cls)
-    return cls
-
-
-def refused(name: str, error: TypeError) -> type:
-    """A class that says why it cannot be, once it is to be built."""
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise TypeError(str(error))
-
-    return type(name, (), {'__init__': refuse})
+    return derive(kind, CalibratedDetectorMixin, MODELS, f'Calibrated{kind.__name__}')
 
 
 def calibrated_model(model: Mapping[str, Any]) -> str:

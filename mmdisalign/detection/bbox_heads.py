@@ -10,7 +10,7 @@ from mmdet.models.roi_heads import bbox_heads as heads
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from ..engine import check_prior, derive, registered_class
+from ..engine import check_prior, derive, refusal, registered_class
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
 
 
@@ -50,12 +50,12 @@ class CalibratedBBoxHeadMixin(ClassificationLossMixin):
 
     def _check_classifier(self) -> None:
         if not isinstance(getattr(self, 'fc_cls', None), CalibratedClassifierMixin):
-            raise _refusal(type(self), 'it does not build its classifier from cls_predictor_cfg')
+            raise refusal(type(self), 'it does not build its classifier from cls_predictor_cfg')
         loss = type(self.loss_cls).__name__
         if self.custom_cls_channels or self.custom_activation:
-            raise _refusal(type(self), f'with {loss}, which has score channels of its own')
+            raise refusal(type(self), f'with {loss}, which has score channels of its own')
         if getattr(self.loss_cls, 'use_sigmoid', False):
-            raise _refusal(type(self), f'with {loss} on sigmoid scores, not softmax ones')
+            raise refusal(type(self), f'with {loss} on sigmoid scores, not softmax ones')
 
 
 @cache
@@ -72,16 +72,12 @@ def calibrated(head: type) -> type:
     if issubclass(head, CalibratedBBoxHeadMixin):
         return head
     if not issubclass(head, heads.BBoxHead):
-        raise _refusal(head, 'it is not an mmdet BBoxHead')
+        raise refusal(head, 'it is not an mmdet BBoxHead')
     parameters = inspect.signature(head.__init__).parameters
     passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if 'cls_predictor_cfg' not in parameters and not passes_on:
-        raise _refusal(head, 'it does not build its classifier from cls_predictor_cfg')
+        raise refusal(head, 'it does not build its classifier from cls_predictor_cfg')
     return derive(head, CalibratedBBoxHeadMixin, MODELS)
-
-
-def _refusal(head: type, reason: str) -> TypeError:
-    return TypeError(f'{head.__name__.removeprefix("DisAlign")} cannot be calibrated: {reason}')
 
 
 DisAlignConvFCBBoxHead = calibrated(heads.ConvFCBBoxHead)

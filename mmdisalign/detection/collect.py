@@ -91,21 +91,26 @@ class RoICollector:
             yield name, samples, {image: float(len(labels))}
 
 
-def SampleCollector(
-    model: Union[CalibratedTwoStageDetector, CalibratedDetectorMixin],
-) -> Union[RoICollector, LayerCollector]:
-    """What keeps the samples of a detector: of RoIs with GRW cross-entropy, or of any layers.
+class SampleCollector:
+    """The collector of a detector: of RoIs with GRW cross-entropy, or of what its layers see.
+
+    Args:
+        model: In the stage ``'calibration'``.
 
     Raises:
         ValueError: If its loss cannot be fitted in one pass.
     """
-    heads = model._calibrated_heads()
-    if all(isinstance(getattr(h, 'loss_cls', None), GRWCrossEntropyLoss) for h in heads):
-        return RoICollector(model)
-    if isinstance(model, CalibratedTwoStageDetector):
-        losses = {type(head.loss_cls).__name__ for head in heads}
-        raise ValueError(
-            'a bbox head with GRWCrossEntropyLoss can be fitted, not one with '
-            f'{", ".join(sorted(losses))}'
-        )
-    return LayerCollector(model)
+
+    def __new__(
+        cls, model: Union[CalibratedTwoStageDetector, CalibratedDetectorMixin]
+    ) -> Union[RoICollector, LayerCollector]:
+        heads = model._calibrated_heads()
+        if all(isinstance(getattr(h, 'loss_cls', None), GRWCrossEntropyLoss) for h in heads):
+            return RoICollector(model)
+        if isinstance(model, CalibratedTwoStageDetector):
+            losses = {type(head.loss_cls).__name__ for head in heads}
+            raise ValueError(
+                'a bbox head with GRWCrossEntropyLoss can be fitted, not one with '
+                f'{", ".join(sorted(losses))}'
+            )
+        return LayerCollector(model)

@@ -9,6 +9,7 @@ from typing import Callable, Optional, Union
 from torch import nn
 
 from ..calibration import ScoreLayout
+from ..engine import refusal
 from ..engine.layers import layers_at
 
 Path = Union[str, Callable[[nn.Module], str]]
@@ -147,8 +148,3 @@ def _scoring(name: str, head: nn.Module, layers: dict[str, nn.Module], before: i
         raise refusal(type(head), f'it has {outputs} scores for {head.num_classes} classes')
     layout = ScoreLayout(head.num_classes, before, after)
     return ScoringHead(name, head, {f'{name}.{own}': at for own, at in layers.items()}, layout)
-
-
-def refusal(kind: type, reason: str) -> TypeError:
-    """The error that says why a class cannot be calibrated."""
-    return TypeError(f'{kind.__name__} cannot be calibrated: {reason}')

@@ -4,7 +4,15 @@ from .amp import CPUAmpOptimWrapper
 from .checkpoint import allow_mmengine_checkpoints, check_checkpoint, read_state, save_model
 from .configs import check_keys, is_new_style, plugin_of, prepare, read_config
 from .data_check import check_data, iter_datasets, only_dataset
-from .derive import check_adds_nothing, check_prior, derive, registered_class, type_name
+from .derive import (
+    check_adds_nothing,
+    check_prior,
+    derive,
+    refusal,
+    refused,
+    registered_class,
+    type_name,
+)
 from .hooks import CalibrationHook
 from .predictions import most_changed, read_predictions
 from .stage import CalibrationStageMixin, check_calibration
@@ -32,6 +40,8 @@ __all__ = [
     'read_config',
     'read_predictions',
     'read_state',
+    'refusal',
+    'refused',
     'registered_class',
     'save_model',
     'type_name',

@@ -29,6 +29,23 @@ def derive(base: type, mixin: type, registry: Registry, name: Optional[str] = No
     return cls
 
 
+def refusal(kind: type, reason: str) -> TypeError:
+    """The error that says why a class cannot be calibrated."""
+    return TypeError(f'{kind.__name__.removeprefix("DisAlign")} cannot be calibrated: {reason}')
+
+
+def refused(name: str, error: TypeError) -> type:
+    """A class that says why it cannot be, once it is to be built.
+
+    A registry hides what is raised while it looks for a type.
+    """
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TypeError(str(error))
+
+    return type(name, (), {'__init__': refuse})
+
+
 def registered_class(kind: Any, registry: Registry) -> type:
     """The class that the ``type`` of a config names, or is.
 

@@ -17,7 +17,7 @@ from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from ..calibration import AdaptiveCalibration, convert_released_keys
-from ..engine import check_prior, derive
+from ..engine import check_prior, derive, refusal
 from ..losses import GRWCrossEntropyLoss, tiled_cross_entropy
 
 
@@ -172,12 +172,6 @@ def _why_not_tiled(losses: list[nn.Module], sampler: Any) -> Optional[str]:
             'decode_head'
         )
     return None
-
-
-def refusal(head: type, reason: str) -> TypeError:
-    """The error that says why a head class cannot be calibrated."""
-    name = head.__name__.removeprefix('DisAlign')
-    return TypeError(f'{name} cannot be calibrated: {reason}')
 
 
 def _build_confidence(

@@ -23,10 +23,9 @@ from ..calibration import (
     calibrate_layer,
     generalized_reweight,
 )
-from ..engine import check_prior
+from ..engine import check_prior, refusal
 from ..engine.layers import layers_at
 from ..losses import reweight_loss
-from .decode_heads import refusal
 
 # By the name of the head's class; of a head that is not here, that of its nearest base. -1 is the
 # last of a list.
