@@ -54,7 +54,18 @@ class Task:
         Returns:
             The table, and what an image takes in seconds, iterated and collected.
         """
-        rows, measured = [], {way: [] for way in ('iterative', *WAYS)}
+        rows, measured = self.compare(seeds, ('iterative', *WAYS))
+        iterated = statistics.mean(minutes for _, minutes, _ in measured['iterative'])
+        collected = statistics.mean(self._collected(seed) for seed in seeds)
+        return self.table(rows), 60 * iterated / self.iterated, collected
+
+    def compare(self, seeds: Sequence[int], ways: Sequence[str]) -> tuple[list, dict[str, list]]:
+        """Stage 1 and all ways for each seed, in turns.
+
+        Returns:
+            Rows of the table, and summary, minutes and memory of each run by way.
+        """
+        rows, measured = [], {way: [] for way in ways}
         for seed in seeds:
             for way, runs in measured.items():
                 train = self._iterate if way == 'iterative' else self._calibrate
@@ -68,11 +79,12 @@ class Task:
             means = {key: statistics.mean(s[key] for s in summaries) for key in self.columns}
             mean_of = [statistics.mean(values) for values in (minutes, memories)]
             rows.append(self._row(f'{way}, mean', means, *mean_of))
+        return rows, measured
+
+    def table(self, rows: Sequence[Sequence[str]]) -> str:
+        """The rows under their header."""
         header = ['', *(key.replace('_', ' ') for key in self.columns), 'minutes', 'peak GB']
-        iterated = statistics.mean(minutes for _, minutes, _ in measured['iterative'])
-        collected = statistics.mean(self._collected(seed) for seed in seeds)
-        table = f'{self.name}, per cent\n\n{markdown_table(header, rows)}'
-        return table, 60 * iterated / self.iterated, collected
+        return f'{self.name}, per cent\n\n{markdown_table(header, rows)}'
 
     def _collected(self, seed: int) -> float:
         """Seconds that an image took, where all were collected."""
@@ -94,6 +106,7 @@ class Task:
         folder = OUT / f'{self.name}_iterative_{seed}'
         # test.py evaluates; a loop evaluates at its end too, unless that is before it may begin.
         options = [f'randomness.seed={seed}', 'train_cfg.val_begin=1000000']
+        options.append(f'load_from={self.stage1}')
         command = [self.config, '--work-dir', folder, '--cfg-options', *options]
         cost = measure_tool('train', *command, log=OUT / f'{folder.name}.log')
         return folder / self.last, *cost

@@ -14,6 +14,7 @@ import inference
 import iteration
 import lvis_eval
 import one_pass
+import signs
 import tiled_loss
 from stage2 import BENCH, Stage2
 
@@ -60,6 +61,8 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], str]] = {
     'facade': lambda args: FACADE.run(args.seeds, args.exp_scale),
     'cifar10_lt': lambda args: cifar10_lt.run(args.seeds, args.exp_scale or [1.2]),
     'one_pass': one_pass_tables,
+    'signs': lambda args: signs.mask_rcnn(args.seeds),
+    'signs_retinanet': lambda args: signs.retinanet(args.seeds),
     'lvis_eval': lambda args: lvis_eval.run(),
     'gpu': lambda args: gpu_tables(),
 }
