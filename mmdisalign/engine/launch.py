@@ -80,6 +80,16 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
+def finish() -> None:
+    """Leave the group of processes that :func:`build_runner` has joined.
+
+    What gloo has running in the background could otherwise end a process that has done its work
+    with an abort, and with it the launch.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _init_gloo(cfg: Config) -> None:
     """Start the processes' group without a GPU, where mmengine would ask CUDA for a device."""
     if cfg.launcher in RANK_VARIABLES:
