@@ -424,3 +424,32 @@ def test_the_two_stage_detector_says_what_it_is_not_for(name: str, message: str)
     model = get_config(f'mmdet::{name}').model
     with pytest.raises(TypeError, match=message):
         MODELS.build(dict(model, type='CalibratedTwoStageDetector'))
+
+
+def test_both_ways_to_write_stage_2_of_a_two_stage_detector_are_one(tmp_path: Path) -> None:
+    model = get_config('mmdet::faster_rcnn/faster-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco.py').model
+    model.data_preprocessor.batch_augments = None
+    prior = dict(class_prior=list(range(240, 80, -2)))
+    torch.manual_seed(0)
+    written, named = (
+        MODELS.build(dict(copy.deepcopy(model), type=kind, **prior)).eval()
+        for kind in ('CalibratedTwoStageDetector', 'mmdisalign.detection.CalibratedFasterRCNN')
+    )
+    with torch.no_grad():
+        for parameter in written.roi_head.bbox_head.fc_cls.calibration.parameters():
+            parameter.normal_(std=0.3)
+    # A checkpoint of either, as earlier versions wrote it, is one of the other.
+    for detector in (written, named):
+        detector.load_state_dict(written.state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    truth = InstanceData(
+        bboxes=HorizontalBoxes(torch.tensor([[8.0, 8, 40, 50]])), labels=torch.tensor([3])
+    )
+    meta = dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0))
+    losses = []
+    for detector in (written, named):
+        sample = DetDataSample(gt_instances=copy.deepcopy(truth), metainfo=meta)
+        torch.manual_seed(1)
+        losses.append(detector.loss(images, [sample]))
+    assert losses[0].keys() == losses[1].keys()
+    assert all(torch.equal(losses[1][key], value) for key, value in losses[0].items())

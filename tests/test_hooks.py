@@ -15,7 +15,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from mmdisalign import config_path
-from mmdisalign.calibration import AdaptiveCalibration
+from mmdisalign.calibration import AdaptiveCalibration, ScoreLayout, calibrate_layer
 from mmdisalign.classification.metrics import LongTailAccuracy
 from mmdisalign.engine import CalibrationHook
 from mmdisalign.engine.confidence import ConfidenceHistogram, watch_confidence
@@ -156,3 +156,19 @@ def test_it_is_on_in_every_schedule(name: str, schedule: str) -> None:
     hooks = next(part for part in cfg if 'checkpoint' in part)
     assert hooks['calibration']['type'] == 'mmdisalign.engine.CalibrationHook'
     assert hooks['calibration']['interval'] == hooks['logger']['interval']
+
+
+def test_the_confidence_of_a_position_is_shown_for_each_of_its_anchors() -> None:
+    layer = nn.Conv2d(6, 3 * 4, 1)
+    calibration = calibrate_layer(layer, ScoreLayout(4)).calibration
+    seen = []
+    histogram = ConfidenceHistogram(dict(all=range(4)), 4)
+    model = nn.Sequential(layer)
+    features = torch.randn(2, 6, 5, 5)
+    for see in (lambda _, logits, sigma: seen.append((logits.shape, sigma)), histogram.see):
+        with watch_confidence(model, see), torch.no_grad():
+            model(features)
+    ((shape, sigma),) = seen
+    assert shape == (2, 4, 3, 5, 5) and sigma.shape == (2, 1, 3, 5, 5)
+    assert torch.equal(sigma[:, :, 1], calibration.sigma(features))
+    assert histogram.counts['0.calibration'].sum() == 2 * 3 * 5 * 5

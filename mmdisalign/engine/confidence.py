@@ -44,7 +44,8 @@ def watch_confidence(
         def show(module: AdaptiveCalibration, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
             logits, features = (tensor.detach() for tensor in inputs)
             with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-                see(name, logits, module.sigma(features.float()))
+                sigma = module.sigma(features.float())
+                see(name, logits, sigma.expand_as(logits[:, :1]))  # one is of several anchors
 
         return show
 
