@@ -442,9 +442,7 @@ def test_both_ways_to_write_stage_2_of_a_two_stage_detector_are_one(tmp_path: Pa
     for detector in (written, named):
         detector.load_state_dict(written.state_dict())
     images = torch.rand(1, 3, 64, 64)
-    truth = InstanceData(
-        bboxes=HorizontalBoxes(torch.tensor([[8.0, 8, 40, 50]])), labels=torch.tensor([3])
-    )
+    truth = InstanceData(bboxes=torch.tensor([[8.0, 8, 40, 50]]), labels=torch.tensor([3]))
     meta = dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0))
     losses = []
     for detector in (written, named):
