@@ -451,3 +451,10 @@ def test_both_ways_to_write_stage_2_of_a_two_stage_detector_are_one(tmp_path: Pa
         losses.append(detector.loss(images, [sample]))
     assert losses[0].keys() == losses[1].keys()
     assert all(torch.equal(losses[1][key], value) for key, value in losses[0].items())
+
+
+def test_a_calibrated_type_over_a_model_of_another_type_is_named() -> None:
+    model = get_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py').model
+    message = 'CalibratedMaskRCNN has no bbox_head: that is misspelt, or the model of stage 1'
+    with pytest.raises(TypeError, match=message):
+        MODELS.build(dict(model, type='mmdisalign.detection.CalibratedMaskRCNN'))

@@ -347,6 +347,18 @@ def test_masks_are_left_out_where_the_truth_has_none(detection, analyze, monkeyp
         run(analyze, monkeypatch, root / 'before.pkl', root / 'after.pkl', *options, '--images', 1)
 
 
+def test_a_prior_of_the_model_will_do(classification, analyze, monkeypatch) -> None:
+    root, config = classification['root'], classification['config']
+    text = config.read_text()
+    config.write_text(
+        text[: text.index('test_evaluator')]
+        + f"test_evaluator = dict(type='Accuracy')\nmodel = dict(class_prior={PRIOR})\n"
+    )
+    options = ['--config', config, '--out', root / 'report']
+    run(analyze, monkeypatch, root / 'before.pkl', root / 'after.pkl', *options)
+    assert (root / 'report/index.html').is_file()
+
+
 def test_a_prior_is_found_among_several_evaluators(classification, analyze, monkeypatch) -> None:
     root, config = classification['root'], classification['config']
     with config.open('a') as file:

@@ -316,3 +316,8 @@ def test_amp_on_the_cpu_trains_the_calibration() -> None:
     losses = model.train_step(batch(), wrapper)
     assert losses['loss'].dtype == torch.float32
     assert model.decode_head.calibration.margin.any()
+
+
+def test_the_lines_of_segmentation_over_a_detector_are_told_from_those_that_it_takes() -> None:
+    with pytest.raises(TypeError, match='a detector takes disalign_det.py'):
+        MODELS.build(dict(type='CalibratedEncoderDecoder', backbone=dict(), bbox_head=dict()))

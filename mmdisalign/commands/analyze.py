@@ -94,10 +94,11 @@ class Comparison:
 
     @cached_property
     def prior(self) -> Optional[ClassPrior]:
-        """Of the command line, or else of an evaluator of the config."""
+        """Of the command line, or else of an evaluator of the config, or of its model."""
         evaluators = None if self.cfg is None else self.cfg.get('test_evaluator')
         evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators or {}]
         sources = [self.args.prior, *(evaluator.get('class_prior') for evaluator in evaluators)]
+        sources += [] if self.cfg is None else [(self.cfg.get('model') or {}).get('class_prior')]
         return next((ClassPrior.build(source) for source in sources if source is not None), None)
 
     def pictures(self, evaluation: Evaluation) -> Optional[list[Picture]]:

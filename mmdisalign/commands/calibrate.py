@@ -270,7 +270,12 @@ class Calibration:
         rows = [[f'{exp_scale:g}', f'{found:.2f}'] for exp_scale, found in scores.items()]
         print(markdown_table(['ρ', f'mean {score} of the classes, held-out samples'], rows))
         best = max(scores, key=scores.get)
-        if best in (min(scores), max(scores)):
+        if min(scores.values()) == max(scores.values()):
+            print(
+                'All ρ tie on these images, which the network may have learned by heart: choose '
+                'it on validation images, with --exp-scale'
+            )
+        elif best in (min(scores), max(scores)):
             print(
                 f'ρ = {best:g} is at the end of those tried, so these images do not tell it: '
                 'choose it on validation images, with --exp-scale'
@@ -317,7 +322,9 @@ class Calibration:
         """A config that inherits the user's; of one with ``read_base``, a whole one."""
         options = stage2_model(self.cfg, self.plugin, self.prior, exp_scale, self.zero_count)
         options['class_prior'] = str(prior.resolve())
-        changes = {'model': options, 'load_from': str(self.args.checkpoint)}
+        checkpoint = Path(self.args.checkpoint)
+        own = str(checkpoint.resolve() if checkpoint.is_file() else self.args.checkpoint)
+        changes = {'model': options, 'load_from': own}
         if is_new_style(self.args.config):
             cfg = Config(named(dict(self.cfg.items())))
             cfg.merge_from_dict(changes)

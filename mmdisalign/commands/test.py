@@ -69,6 +69,8 @@ def check_out(cfg: Config, out: str) -> None:
         if not out.endswith(('.pkl', '.pickle')):
             raise ValueError(f'--out {out}: predictions are saved in a pickle file, *.pkl')
         return
+    if out.endswith(('.pkl', '.pickle')):
+        raise ValueError(f'--out {out}: label maps are saved in a folder, name one')
     head = cfg.model.decode_head
     head = head[-1] if isinstance(head, (list, tuple)) else head
     classes = head.get('num_classes') or 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from inspect import signature
 from typing import Any, Optional
 
 import torch
@@ -91,6 +92,7 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         calibrated_layers: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
+        _check_arguments(type(self), kwargs)
         super().__init__(**kwargs)
         self._heads = scoring_heads(self, calibrated_layers)
         for found in self._heads:
@@ -220,6 +222,17 @@ def calibrated_model(model: Mapping[str, Any]) -> str:
 
 def _is_class(key: str) -> bool:
     return any(own in key for own in CLASS_TERMS) and not any(own in key for own in OTHER_TERMS)
+
+
+def _check_arguments(ours: type, options: Mapping[str, Any]) -> None:
+    """Raise TypeError if a config is of a detector of another type, or an option is misspelt."""
+    known = {name for kind in ours.__mro__ for name in signature(kind.__init__).parameters}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise TypeError(
+            f'{ours.__name__} has no {", ".join(unknown)}: that is misspelt, or the model of stage '
+            "1 is of another type; write type=f'mmdisalign.detection.Calibrated{_base_.model.type}'"
+        )
 
 
 def _calibrate(found: ScoringHead) -> None:

@@ -75,7 +75,7 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
     def __init__(
         self,
         *,
-        decode_head: Any,
+        decode_head: Any = None,
         class_prior: Optional[PriorLike] = None,
         exp_scale: float = 0.2,
         zero_count: ZeroCount = None,
@@ -85,6 +85,12 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         calibrated_layers: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
+        if decode_head is None:
+            raise TypeError(
+                f'{type(self).__name__} is for a segmentor with a decode_head; a detector takes '
+                'disalign_det.py and the lines of docs/detection.md, a classifier disalign_cls.py '
+                'and those of docs/classification.md'
+            )
         head = self._last_head(decode_head)
         kind = registered_class(head.get('type'), MODELS)
         paths = tuple(calibrated_layers) or self._known_layers(kind)
