@@ -319,5 +319,5 @@ def test_amp_on_the_cpu_trains_the_calibration() -> None:
 
 
 def test_the_lines_of_segmentation_over_a_detector_are_told_from_those_that_it_takes() -> None:
-    with pytest.raises(TypeError, match='a detector takes disalign_det.py'):
+    with pytest.raises(TypeError, match=r'a detector takes disalign_det\.py'):
         MODELS.build(dict(type='CalibratedEncoderDecoder', backbone=dict(), bbox_head=dict()))
