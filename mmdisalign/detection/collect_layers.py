@@ -169,6 +169,8 @@ class LayerCollector:
         """The elements of each pass of each layer that the loss has seen."""
         loss, layout = self._loss_of(head), head.layout
         for call in (_call_of(*each, layout.num_classes) for each in calls):
+            if not call.scores.requires_grad:  # of an assignment, or of a layer that is not trained
+                continue
             loss.target = call.kind
             for layer, passes in zip(head.layers.values(), layers):
                 for (features, *_), _, outputs in passes:
