@@ -132,6 +132,10 @@ def test_queries_are_fitted_with_the_weight_of_no_object(examine, monkeypatch) -
     [
         ('yolof/yolof_r50-c5_8xb8-1x_coco.py', 'something computed from it'),
         ('ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py', 'SSDHead cannot be fitted in one'),
+        (
+            'seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss_random-ms-2x_lvis-v1.py',
+            'Shared2FCBBoxHead cannot be fitted in one pass',
+        ),
     ],
 )
 def test_what_one_pass_does_not_know_is_said(examine, name: str, message: str) -> None:

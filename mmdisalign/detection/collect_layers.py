@@ -220,13 +220,13 @@ def _fitted_loss(found: ScoringHead, model: CalibratedDetectorMixin) -> FittedLo
     if isinstance(module, ReweightedRowsMixin):
         # SSD and YOLACT choose the hardest negatives; Seesaw's terms see each other.
         plain = isinstance(module, CrossEntropyLoss) and not isinstance(head, YOLACTHead)
-        given = module.class_weight
+        given = getattr(module, 'class_weight', None)
         own = torch.ones(found.layout.size) if given is None else torch.as_tensor(given)
         weight = torch.cat([weight, weight.new_ones(1)]) * own if plain else None
     elif not isinstance(module, ReweightedPositivesMixin) or not hasattr(module, 'use_sigmoid'):
         weight = None  # a heat map's negatives have targets of their own
     if weight is None or isinstance(head, SSDHead):
-        name = type(head).__name__.removeprefix('Reweighted')
+        name = type(head).__name__.removeprefix('Reweighted').removeprefix('Calibrated')
         raise ValueError(
             f'{name} cannot be fitted in one pass: its loss is not one of elements with a label; '
             'use tools/train.py'
