@@ -28,8 +28,8 @@ DENSE = {
 
 
 def stage2(examination: Any, exp_scale: float) -> Any:
-    """Stage 2 of a stock detector with 80 classes, and a batch of one image."""
-    prior = ClassPrior.build(list(range(240, 80, -2)))
+    """Stage 2 of a stock detector, and a batch of one image."""
+    prior = ClassPrior.build(list(range(3 * examination.classes, examination.classes, -2)))
     options = stage2_model(examination.stage1, 'detection', prior, exp_scale, None)
     model = examination._built(examination.stage1, options)
     model.eval()
