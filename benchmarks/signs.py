@@ -23,7 +23,8 @@ def mask_rcnn(seeds: Sequence[int]) -> str:
 
 def retinanet(seeds: Sequence[int]) -> str:
     """RetinaNet; its stage 1 is trained first, unless it is there."""
-    columns = [key for key in tables.DETECTION if key.startswith('bbox')]
+    columns = [key for key in tables.DETECTION if key.startswith('bbox') and 'fixed' not in key]
+    columns += ['bbox_pooled_AP', 'bbox_AR@300']  # what α and β can move, on sigmoids
     return _table('signs_retinanet', _stage1() if BENCH.is_dir() else Path(), columns, seeds)
 
 
