@@ -129,4 +129,4 @@ def test(args: argparse.Namespace) -> None:
         check_calibration(runner.model, args.checkpoint)
         stack.enter_context(naming_checkpoint(args.checkpoint))
         runner.test()
-        launch.finish()
+        launch.finish(runner)

@@ -30,7 +30,7 @@ def train(args: argparse.Namespace) -> None:
     try:
         with naming_checkpoint(cfg.get('load_from')):
             runner.train()
-        launch.finish()
+        launch.finish(runner)
     except (OSError, RuntimeError) as error:
         if not is_full(error):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import subprocess
 from pathlib import Path
@@ -80,13 +81,16 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
-def finish() -> None:
-    """Leave the group of processes that :func:`build_runner` has joined.
+def finish(runner: Runner) -> None:
+    """Leave the group of processes that :func:`build_runner` has joined; the runner is done then.
 
     What gloo has running in the background could otherwise end a process that has done its work
-    with an abort, and with it the launch.
+    with an abort, and with it the launch. It ends once nothing holds the group, as DDP does.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        runner.model = None
+        gc.collect()
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
