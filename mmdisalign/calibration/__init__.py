@@ -2,6 +2,7 @@
 
 from .adaptive import AdaptiveCalibration
 from .cosine import CosineConv2d, CosineLinear
+from .in_place import mix_in
 from .layer import ScoreLayout, calibrate_layer
 from .posthoc import logit_adjustment, normalized_calibration, tau_normalized
 from .prior import ClassPrior, PriorLike
@@ -23,6 +24,7 @@ __all__ = [
     'filled_counts',
     'generalized_reweight',
     'logit_adjustment',
+    'mix_in',
     'normalized_calibration',
     'tau_normalized',
 ]

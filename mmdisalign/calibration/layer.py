@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 
 from .adaptive import AdaptiveCalibration
+from .in_place import mix_in
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,6 @@ class CalibratedLayerMixin:
         return outputs if anchors == 1 else outputs.transpose(1, 2).flatten(1, 2)
 
 
-@cache
-def _calibrated_class(layer: type) -> type:
-    doc = f'``{layer.__name__}``, calibrated; see :class:`{CalibratedLayerMixin.__name__}`.'
-    body = {'__doc__': doc, '__module__': __name__}
-    return type(f'Calibrated{layer.__name__}', (CalibratedLayerMixin, layer), body)
-
-
 def calibrate_layer(
     layer: nn.Module, layout: ScoreLayout, calibration: Optional[AdaptiveCalibration] = None
 ) -> nn.Module:
@@ -120,7 +113,7 @@ def calibrate_layer(
     layout.anchors(outputs)
     if not is_linear:
         _check_positions(layer)
-    layer.__class__ = _calibrated_class(type(layer))
+    mix_in(layer, CalibratedLayerMixin, 'Calibrated')
     layer.layout = layout
     layer.calibration = calibration or AdaptiveCalibration(layout.num_classes, inputs)
     return layer

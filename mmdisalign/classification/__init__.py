@@ -1,7 +1,7 @@
 """The mmpretrain plug-in: importing it registers heads, classifiers, losses, data and metrics."""
 
 from ..dependencies import require
-from ..engine import refused
+from ..engine import calibrated_by_name
 
 require('cls')
 
@@ -60,10 +60,4 @@ __all__ = [
 
 def __getattr__(name: str) -> type:
     """``CalibratedMyClassifier`` and its like: made when a config names one."""
-    kind = MODELS.get(name.removeprefix('Calibrated')) if name.startswith('Calibrated') else None
-    if kind is None:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    try:
-        return calibrated_classifier(kind)
-    except TypeError as error:
-        return refused(name, error)
+    return calibrated_by_name(name, MODELS, calibrated_classifier)

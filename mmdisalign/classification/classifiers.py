@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from inspect import signature
 from typing import Any, Optional
 
 from mmengine.logging import print_log
@@ -14,7 +13,13 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..calibration import ClassPrior, PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin, derive, refusal, registered_class
+from ..engine import (
+    CalibrationStageMixin,
+    derive,
+    refusal,
+    registered_class,
+    unknown_arguments,
+)
 from .heads import LWSLinearClsHead, calibrated, classifier_name, classifier_of
 from .layers import calibrate, known_base, model_layers
 from .losses import grw_loss
@@ -158,8 +163,7 @@ def calibrated_model(model: Mapping[str, Any]) -> str:
 
 def _checked_head(model: type, head: Optional[Mapping], options: Mapping[str, Any]) -> type:
     """The class of a head; TypeError if the config is of another model, or there is no head."""
-    known = {name for kind in model.__mro__ for name in signature(kind.__init__).parameters}
-    unknown = sorted(set(options) - known)
+    unknown = unknown_arguments(model, options)
     if unknown:
         raise TypeError(
             f'an ImageClassifier can be calibrated, but it has no {", ".join(unknown)}: the model '

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Optional
 
 from mmpretrain.models.losses import (
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from .. import losses
-from ..calibration import ClassPrior, ZeroCount, generalized_reweight
+from ..calibration import ClassPrior, ZeroCount, generalized_reweight, mix_in
 
 
 @MODELS.register_module()
@@ -102,13 +101,6 @@ class ReweightedSigmoidsMixin:
         return weight_reduce_loss(terms, own, reduction_override or self.reduction, avg_factor)
 
 
-@cache
-def _reweighted_class(loss: type) -> type:
-    doc = f'``{loss.__name__}``, reweighted; see :class:`{ReweightedSigmoidsMixin.__name__}`.'
-    body = {'__doc__': doc, '__module__': __name__}
-    return type(f'Reweighted{loss.__name__}', (ReweightedSigmoidsMixin, loss), body)
-
-
 def grw_loss(
     loss: nn.Module, prior: ClassPrior, exp_scale: float, zero_count: ZeroCount
 ) -> nn.Module:
@@ -141,7 +133,7 @@ def grw_loss(
             f'on sigmoids, but the loss is {type(loss).__name__}: leave class_prior out, or put '
             'GRWCrossEntropyLoss into the head'
         )
-    loss.__class__ = _reweighted_class(type(loss))
+    mix_in(loss, ReweightedSigmoidsMixin, 'Reweighted')
     weight = generalized_reweight(prior, exp_scale, zero_count=zero_count)
     loss.register_buffer('grw_weight', weight, persistent=False)
     return loss

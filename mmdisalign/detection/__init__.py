@@ -5,7 +5,7 @@ from ..dependencies import require
 require('det')
 
 from ..calibration import CosineLinear
-from ..engine import refused
+from ..engine import calibrated_by_name
 from .any_detector import (
     CalibratedDetectorMixin,
     calibrated_detector,
@@ -40,10 +40,4 @@ def __getattr__(name: str) -> type:
     """``CalibratedRetinaNet`` and its like: made when a config names one."""
     from mmdet.registry import MODELS
 
-    kind = MODELS.get(name.removeprefix('Calibrated')) if name.startswith('Calibrated') else None
-    if kind is None:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    try:
-        return calibrated_detector(kind)
-    except TypeError as error:
-        return refused(name, error)
+    return calibrated_by_name(name, MODELS, calibrated_detector)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache
-from inspect import signature
 from typing import Any, Optional
 
 import torch
@@ -31,11 +29,19 @@ from ..calibration import (
     ZeroCount,
     calibrate_layer,
     generalized_reweight,
+    mix_in,
 )
-from ..engine import CalibrationStageMixin, derive, refusal, registered_class
+from ..engine import (
+    CalibrationStageMixin,
+    as_in_training,
+    derive,
+    refusal,
+    registered_class,
+    unknown_arguments,
+)
 from ..losses import reweight_loss
-from .bbox_heads import CalibratedBBoxHeadMixin, ClassificationLossMixin
-from .detectors import CalibratedTwoStageDetector, calibrated_roi_head
+from .bbox_heads import ClassificationLossMixin
+from .detectors import BRANCHES, CalibratedTwoStageDetector, calibrated_roi_head
 from .layers import ScoringHead, scoring_heads
 from .losses import GRWCrossEntropyLoss
 
@@ -47,7 +53,7 @@ OTHER_TERMS = ('rpn', 'bbox_cls', 'dn_loss', 'enc_loss', '.dn_', 'aux')
 REFUSED = {
     BaseMOTModel: 'it tracks in videos, calibrate its detector',
     SemiBaseDetector: 'its student learns from its teacher, calibrate the config of one of them',
-    TridentFasterRCNN: 'its branches train together, and one of them predicts',
+    TridentFasterRCNN: BRANCHES,
     Detectron2Wrapper: 'its model is not of mmdet',
 }
 
@@ -122,11 +128,14 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         if not self.calibrating:
             return super().loss(batch_inputs, batch_data_samples)
         if self._has_short_way:
-            return CalibratedTwoStageDetector.loss(self, batch_inputs, batch_data_samples)
-        with self._as_in_training():
+            return self._classification_loss(batch_inputs, batch_data_samples)
+        # What is below the heads stays in eval.
+        heads = [child for name, child in self.named_children() if 'head' in name]
+        with as_in_training(self, *self._calibrated_heads(), *heads):
             losses = super().loss(batch_inputs, batch_data_samples)
         return self._of_classes(losses)
 
+    _classification_loss = CalibratedTwoStageDetector._classification_loss
     _proposals = CalibratedTwoStageDetector._proposals
 
     def _calibrated_heads(self) -> list[nn.Module]:
@@ -143,23 +152,6 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         value = kept[first]
         kept[first] = [*value[:-1], value[-1] + every] if isinstance(value, list) else value + every
         return kept
-
-    @contextmanager
-    def _as_in_training(self) -> Iterator[None]:
-        """Detector and heads take the way of training, while all that is in them stays in eval.
-
-        Many return to their losses other outputs than to who predicts.
-        """
-        modules = [self, *(found.head for found in self._heads)]
-        modules += [child for name, child in self.named_children() if 'head' in name]
-        before = [module.training for module in modules]
-        for module in modules:
-            module.training = True
-        try:
-            yield
-        finally:
-            for module, training in zip(modules, before):
-                module.training = training
 
     def _name_classifier(self) -> None:
         """The error for a checkpoint of other classes says how many it has."""
@@ -226,8 +218,7 @@ def _is_class(key: str) -> bool:
 
 def _check_arguments(ours: type, options: Mapping[str, Any]) -> None:
     """Raise TypeError if a config is of a detector of another type, or an option is misspelt."""
-    known = {name for kind in ours.__mro__ for name in signature(kind.__init__).parameters}
-    unknown = sorted(set(options) - known)
+    unknown = unknown_arguments(ours, options)
     if unknown:
         raise TypeError(
             f'{ours.__name__} has no {", ".join(unknown)}: that is misspelt, or the model of stage '
@@ -258,9 +249,7 @@ def _reweight(
         )
     weight = generalized_reweight(prior, exp_scale, zero_count=zero_count)
     if isinstance(head, SSDHead):
-        head.__class__ = type(
-            f'Reweighted{type(head).__name__}', (ReweightedSSDMixin, type(head)), {}
-        )
+        mix_in(head, ReweightedSSDMixin, 'Reweighted')
         head.register_buffer('grw_weight', weight, persistent=False)
         head.loss_cls = None  # mmdet 3.3's predict asks for it, and SSDHead has none
         return
@@ -308,12 +297,5 @@ def _shorten(model: nn.Module) -> bool:
     if interleaved is not None:
         model.roi_head.interleaved = interleaved
     for head in heads:
-        head.__class__ = _classification_head(type(head))
+        mix_in(head, ClassificationLossMixin, 'Calibrated')
     return True
-
-
-@cache
-def _classification_head(kind: type) -> type:
-    if issubclass(kind, CalibratedBBoxHeadMixin):
-        return kind
-    return type(f'Calibrated{kind.__name__}', (ClassificationLossMixin, kind), {})

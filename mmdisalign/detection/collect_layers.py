@@ -14,6 +14,7 @@ from mmdet.models.losses import CrossEntropyLoss
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
+from ..calibration import ClassPrior, ScoreLayout
 from ..engine.collect import Collected, checked_logits, in_half
 from ..engine.confidence import calibrations_of
 from ..engine.fit import Samples, softmax_losses
@@ -40,7 +41,7 @@ class FittedLoss:
     """
 
     module: nn.Module
-    class_prior: Any
+    class_prior: ClassPrior
     exp_scale: float
     class_weight: Tensor
     normalizer: str
@@ -265,7 +266,7 @@ def _call_of(inputs: tuple[Any, ...], options: dict[str, Any], _: Any, num_class
 
 
 def _told(
-    call: _Call, outputs: Tensor, layer: nn.Module, layout: Any
+    call: _Call, outputs: Tensor, layer: nn.Module, layout: ScoreLayout
 ) -> Optional[tuple[Tensor, Tensor, Tensor]]:
     """Label, quality and weight of each element of a layer's outputs, (N, A, *); weight 0 if none.
 
@@ -292,14 +293,14 @@ def _told(
     return label.round().long(), quality, weight * seen
 
 
-def _by_anchor(outputs: Tensor, layer: nn.Module, layout: Any) -> Tensor:
+def _by_anchor(outputs: Tensor, layer: nn.Module, layout: ScoreLayout) -> Tensor:
     """Outputs of a layer by anchor, (N, A, size, *)."""
     outputs = outputs if isinstance(layer, nn.Conv2d) else outputs.movedim(-1, 1)
     return outputs.unflatten(1, (-1, layout.size))
 
 
 def _rows(
-    features: Tensor, outputs: Tensor, layer: nn.Module, layout: Any
+    features: Tensor, outputs: Tensor, layer: nn.Module, layout: ScoreLayout
 ) -> tuple[Tensor, Tensor]:
     """Features (N, 1, *, F) and scores (N, A, *, C or C + 1) of a pass of a layer."""
     features = features if isinstance(layer, nn.Conv2d) else features.movedim(-1, 1)

@@ -17,9 +17,11 @@ from mmdet.utils import InstanceList
 from torch import Tensor, nn
 
 from ..calibration import ClassPrior, PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin, registered_class
+from ..engine import CalibrationStageMixin, refusal, registered_class
 from .bbox_heads import calibrated
 from .losses import GRWCrossEntropyLoss
+
+BRANCHES = 'its branches train together, and one of them predicts'  # TridentNet's
 
 
 class CalibratedRoIHeadMixin:
@@ -140,10 +142,14 @@ class CalibratedTwoStageDetector(CalibrationStageMixin, TwoStageDetector):
         self._check_loaded()
         if not self.calibrating:
             return super().loss(batch_inputs, batch_data_samples)
+        return self._classification_loss(batch_inputs, batch_data_samples)
+
+    def _classification_loss(self, inputs: Tensor, samples: SampleList) -> dict[str, Tensor]:
+        """That of the bbox heads, without those of proposals, boxes and masks."""
         with torch.no_grad():
-            features = self.extract_feat(batch_inputs)
-            proposals = self._proposals(features, batch_data_samples)
-        return self.roi_head.classification_loss(features, proposals, batch_data_samples)
+            features = self.extract_feat(inputs)
+            proposals = self._proposals(features, samples)
+        return self.roi_head.classification_loss(features, proposals, samples)
 
     def _proposals(self, features: tuple[Tensor, ...], samples: SampleList) -> InstanceList:
         """What the RPN proposes in training, without its losses."""
@@ -171,12 +177,9 @@ def calibrated_roi_head(roi_head: type) -> type:
     if issubclass(roi_head, CalibratedRoIHeadMixin):
         return roi_head
     if issubclass(roi_head, SCNetRoIHead):
-        raise TypeError(f'{roi_head.__name__} cannot be calibrated: it does not run without masks')
+        raise refusal(roi_head, 'it does not run without masks')
     if issubclass(roi_head, TridentRoIHead):
-        raise TypeError(
-            f'{roi_head.__name__} cannot be calibrated: its branches train together, and one of '
-            'them predicts'
-        )
+        raise refusal(roi_head, BRANCHES)
     return type(f'DisAlign{roi_head.__name__}', (CalibratedRoIHeadMixin, roi_head), {})
 
 

@@ -5,17 +5,18 @@ from .checkpoint import allow_mmengine_checkpoints, check_checkpoint, read_state
 from .configs import check_keys, is_new_style, plugin_of, prepare, read_config
 from .data_check import check_data, iter_datasets, only_dataset
 from .derive import (
+    calibrated_by_name,
     check_adds_nothing,
     check_prior,
     derive,
     refusal,
-    refused,
     registered_class,
     type_name,
+    unknown_arguments,
 )
 from .hooks import CalibrationHook
 from .predictions import most_changed, read_predictions
-from .stage import CalibrationStageMixin, check_calibration
+from .stage import CalibrationStageMixin, as_in_training, check_calibration
 
 allow_mmengine_checkpoints()
 
@@ -24,6 +25,8 @@ __all__ = [
     'CalibrationHook',
     'CalibrationStageMixin',
     'allow_mmengine_checkpoints',
+    'as_in_training',
+    'calibrated_by_name',
     'check_adds_nothing',
     'check_calibration',
     'check_checkpoint',
@@ -41,8 +44,8 @@ __all__ = [
     'read_predictions',
     'read_state',
     'refusal',
-    'refused',
     'registered_class',
     'save_model',
     'type_name',
+    'unknown_arguments',
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from mmengine.registry import Registry
@@ -34,7 +35,7 @@ def refusal(kind: type, reason: str) -> TypeError:
     return TypeError(f'{kind.__name__.removeprefix("DisAlign")} cannot be calibrated: {reason}')
 
 
-def refused(name: str, error: TypeError) -> type:
+def _refused(name: str, error: TypeError) -> type:
     """A class that says why it cannot be, once it is to be built.
 
     A registry hides what is raised while it looks for a type.
@@ -44,6 +45,36 @@ def refused(name: str, error: TypeError) -> type:
         raise TypeError(str(error))
 
     return type(name, (), {'__init__': refuse})
+
+
+def calibrated_by_name(name: str, registry: Registry, make: Callable[[type], type]) -> type:
+    """The class that a module's ``Calibrated<kind>`` stands for, made when a config names it.
+
+    Args:
+        name: Attribute of the module.
+        registry: The library's registry of models, which has ``kind``.
+        make: From a class to its calibrated class.
+
+    Returns:
+        That class; of one that cannot be calibrated, a class that says why, see :func:`refusal`.
+
+    Raises:
+        AttributeError: If the registry has no such class.
+    """
+    kind = registry.get(name.removeprefix('Calibrated')) if name.startswith('Calibrated') else None
+    if kind is None:
+        module = make.__module__.rpartition('.')[0]
+        raise AttributeError(f'module {module!r} has no attribute {name!r}')
+    try:
+        return make(kind)
+    except TypeError as error:
+        return _refused(name, error)
+
+
+def unknown_arguments(kind: type, options: Mapping[str, Any]) -> list[str]:
+    """Which options no constructor of a class or of its bases has, sorted."""
+    known = {name for own in kind.__mro__ for name in inspect.signature(own.__init__).parameters}
+    return sorted(set(options) - known)
 
 
 def registered_class(kind: Any, registry: Registry) -> type:

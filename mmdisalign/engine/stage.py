@@ -32,6 +32,22 @@ def naming_checkpoint(checkpoint: Optional[str]) -> Iterator[None]:
         raise CheckpointError(f'{checkpoint}: {error}') from error
 
 
+@contextmanager
+def as_in_training(*modules: nn.Module) -> Iterator[None]:
+    """While the context lasts, modules take the way of training; what is in them stays in eval.
+
+    Many heads return to their losses other outputs than to who predicts.
+    """
+    before = [module.training for module in modules]
+    for module in modules:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, before):
+            module.training = training
+
+
 class CalibrationStageMixin:
     """Mixed into a model (an ``nn.Module``) that holds calibrations.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor, nn
+
+from ..calibration import mix_in
 
 # Labels, labels with the quality of the positive ones, or a map of a target for each score.
 Target = Union[Tensor, tuple[Tensor, Tensor]]
@@ -111,13 +112,6 @@ def _of_one_column(pred: Tensor, target: Target, at: tuple[Tensor, ...], is_one:
     return torch.zeros_like(at[-1]) if target.dim() < pred.dim() else target[at][:, None]
 
 
-@cache
-def _reweighted_class(loss: type, mixin: type) -> type:
-    doc = f'``{loss.__name__}`` with weights for its classes; see :class:`{mixin.__name__}`.'
-    body = {'__doc__': doc, '__module__': __name__}
-    return type(f'Reweighted{loss.__name__}', (mixin, loss), body)
-
-
 def reweight_loss(loss: nn.Module, class_weight: Tensor, *, on_sigmoids: bool) -> None:
     """Give a classification loss the weights of GRW, in place; its state dict stays as it is.
 
@@ -127,5 +121,5 @@ def reweight_loss(loss: nn.Module, class_weight: Tensor, *, on_sigmoids: bool) -
         on_sigmoids: Whether its terms are each class's own; else each element has one label.
     """
     mixin = ReweightedPositivesMixin if on_sigmoids else ReweightedRowsMixin
-    loss.__class__ = _reweighted_class(type(loss), mixin)
+    mix_in(loss, mixin, 'Reweighted')
     loss.register_buffer('grw_weight', class_weight, persistent=False)

@@ -6,7 +6,6 @@ is a module all the same: it is calibrated with its own input as the features.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Optional
 
 import torch
@@ -22,8 +21,9 @@ from ..calibration import (
     ZeroCount,
     calibrate_layer,
     generalized_reweight,
+    mix_in,
 )
-from ..engine import check_prior, refusal
+from ..engine import as_in_training, check_prior, refusal
 from ..engine.layers import layers_at
 from ..losses import reweight_loss
 
@@ -67,13 +67,6 @@ class CalibratedScoresMixin:
             # PointRend puts them among the scores of a map, which autocast has in half precision.
             calibrated = calibrated.to(scores.dtype)
         return (calibrated, *others) if others else calibrated
-
-
-@cache
-def _calibrated_class(kind: type) -> type:
-    doc = f'``{kind.__name__}``, calibrated; see :class:`{CalibratedScoresMixin.__name__}`.'
-    body = {'__doc__': doc, '__module__': __name__}
-    return type(f'Calibrated{kind.__name__}', (CalibratedScoresMixin, kind), body)
 
 
 def classification_layer(head: type) -> Optional[str]:
@@ -139,7 +132,7 @@ def _calibrate(layer: nn.Module, num_classes: int) -> None:
     ):
         raise ValueError('its scores are of a smaller map than its features')
     inputs = outputs if isinstance(layer, nn.LayerNorm) else layer.in_channels
-    layer.__class__ = _calibrated_class(type(layer))
+    mix_in(layer, CalibratedScoresMixin, 'Calibrated')
     layer.calibration = AdaptiveCalibration(num_classes, inputs)
 
 
@@ -204,13 +197,8 @@ def class_losses(
     """
     if isinstance(head, IterativeDecodeHead):  # its own loss is of all stages: the last predicts
         return head.kernel_generate_head.loss_by_feat(head.forward(*inputs), data_samples)
-    before = head.training
-    # Heads may return other outputs to their losses than to who predicts.
-    head.training = True
-    try:
+    with as_in_training(head):
         losses = head.loss(*inputs, data_samples, train_cfg)
-    finally:
-        head.training = before
     kept = {key: value for key, value in losses.items() if 'loss' not in key or _can_train(value)}
     if not any('loss' in key for key in kept):
         raise RuntimeError(
