@@ -119,6 +119,20 @@ def calibrate_layer(
     return layer
 
 
+def hold_calibration(head: nn.Module, layer: nn.Module) -> None:
+    """Let the calibration of a layer be a submodule of its head, under one name, ``calibration``.
+
+    Checkpoints have it there since before layers were calibrated.
+
+    Args:
+        head: Becomes its owner.
+        layer: Calibrated; it refers to it, but no longer as to a submodule.
+    """
+    head.calibration = layer.calibration
+    del layer._modules['calibration']
+    vars(layer)['calibration'] = head.calibration
+
+
 def _check_positions(layer: nn.Conv2d) -> None:
     """Raise ValueError unless a convolution has an output at each position of its input."""
     spans = [dilation * (size - 1) for dilation, size in zip(layer.dilation, layer.kernel_size)]

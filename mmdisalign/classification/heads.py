@@ -10,7 +10,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..calibration import ClassScale, CosineLinear, convert_released_keys
+from ..calibration import ClassScale, CosineLinear, convert_released_keys, hold_calibration
 from ..engine import check_prior, derive, refusal
 from .layers import calibrate, head_layers, known_base
 
@@ -50,10 +50,7 @@ class CalibratedClsHeadMixin:
         classes = calibrate(type(self), layers)
         if known_base(type(self)) in WITH_CALIBRATION:
             (layer,) = layers.values()
-            self.calibration = layer.calibration
-            # No longer a submodule of the layer, only an attribute: so it has one name.
-            del layer._modules['calibration']
-            vars(layer)['calibration'] = self.calibration
+            hold_calibration(self, layer)
         _check_loss(self.loss_module, classes)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:

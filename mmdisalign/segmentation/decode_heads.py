@@ -16,16 +16,22 @@ from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import Tensor, nn
 
-from ..calibration import AdaptiveCalibration, convert_released_keys
+from ..calibration import (
+    AdaptiveCalibration,
+    ScoreLayout,
+    calibrate_layer,
+    convert_released_keys,
+    hold_calibration,
+)
 from ..engine import check_prior, derive, refusal
 from ..losses import GRWCrossEntropyLoss, tiled_cross_entropy
 
 
 class CalibratedHeadMixin:
-    """Calibrates the scores of an mmseg decode head where all of them are made: in ``cls_seg``.
+    """Calibrates the scores of an mmseg decode head where all of them are made: in ``conv_seg``.
 
-    Mixed in before the head's class; the head's forward is inherited. σ(x) reads the features that
-    ``cls_seg`` gets, before its dropout.
+    Mixed in before the head's class; the head's forward is inherited. What the calibration learns
+    is ``calibration.*`` of the head.
 
     Args:
         calibration: Options of the confidence, as in the released segmentation code, which puts
@@ -46,17 +52,12 @@ class CalibratedHeadMixin:
             raise refusal(type(self), 'it has no classifier conv_seg')
         if conv_seg.out_channels == 1:
             raise refusal(type(self), 'it has a single output channel, so no classes to balance')
-        self.calibration = AdaptiveCalibration(
-            conv_seg.out_channels,
-            conv_seg.in_channels,
-            confidence=_build_confidence(conv_seg.in_channels, **(calibration or {})),
-        )
+        classes, channels = conv_seg.out_channels, conv_seg.in_channels
+        confidence = _build_confidence(channels, **(calibration or {}))
+        own = AdaptiveCalibration(classes, channels, confidence=confidence)
+        hold_calibration(self, calibrate_layer(conv_seg, ScoreLayout(classes), own))
         for loss in self._losses():
             check_prior(loss, self.num_classes, 'decode head')
-
-    def cls_seg(self, feat: Tensor) -> Tensor:
-        """Classify each pixel: features (N, F, H, W) to calibrated scores (N, C, H, W)."""
-        return self.calibration(super().cls_seg(feat), feat)
 
     def calibration_loss(self, *inputs: Any, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Loss of the scores that the head predicts with, at the resolution of the labels.
