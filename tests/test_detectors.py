@@ -27,8 +27,8 @@ import mmdisalign.detection  # noqa: F401
 from mmdisalign.calibration import CosineLinear
 from mmdisalign.detection import bbox_heads as calibrated_heads
 from mmdisalign.detection import calibrated, calibrated_classifier, classifiers
-from mmdisalign.detection.detectors import calibrated_roi_head
 from mmdisalign.detection.losses import GRWCrossEntropyLoss
+from mmdisalign.detection.roi_heads import calibrated_roi_head
 
 PRIOR = [50, 30, 15, 4, 1]
 NAMES = {
@@ -312,18 +312,36 @@ def test_softmax_cross_entropy_becomes_grw_however_it_is_named(kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ('loss', 'named'),
+    ('loss', 'message'),
     [
-        (dict(type='FocalLoss'), 'FocalLoss'),
-        (dict(type='CrossEntropyLoss', class_weight=[1.0] * 6), 'class_weight'),
-        (dict(type='CrossEntropyLoss', use_sigmoid=True), 'use_sigmoid'),
+        (dict(type='FocalLoss'), 'FocalLoss on sigmoids has a background of its own'),
+        (
+            dict(type='CrossEntropyLoss', use_sigmoid=True),
+            'on sigmoids has a background of its own',
+        ),
+        (
+            dict(type='GRWCrossEntropyLoss', class_prior=PRIOR, exp_scale=0.5),
+            'GRWCrossEntropyLoss, has a class_prior of its own: leave that of the model out',
+        ),
     ],
 )
-def test_a_loss_that_the_prior_cannot_replace_is_an_error(loss: dict, named: str) -> None:
+def test_a_loss_that_the_prior_cannot_weigh_is_an_error(loss: dict, message: str) -> None:
     cfg = stage1_cfg('faster')
     cfg.roi_head.bbox_head.loss_cls = loss
-    with pytest.raises(ValueError, match=f'loss_cls is .*{named}'):
+    with pytest.raises((TypeError, ValueError), match=message):
         MODELS.build(ConfigDict(cfg, type='CalibratedTwoStageDetector', class_prior=PRIOR))
+
+
+def test_a_loss_with_class_weights_keeps_them() -> None:
+    cfg = stage1_cfg('faster')
+    own = [1.0, 2, 3, 4, 5, 0.5]
+    cfg.roi_head.bbox_head.loss_cls = dict(type='CrossEntropyLoss', class_weight=own)
+    model = MODELS.build(ConfigDict(cfg, type='CalibratedTwoStageDetector', class_prior=PRIOR))
+    grw = GRWCrossEntropyLoss(PRIOR, 0.8).class_weight
+    scores, labels = torch.randn(6, 6), torch.arange(6)
+    loss = model.roi_head.bbox_head.loss_cls(scores, labels, torch.ones(6), avg_factor=6)
+    each = torch.nn.functional.cross_entropy(scores, labels, reduction='none')
+    torch.testing.assert_close(loss, (each * grw * torch.tensor(own)).sum() / 6)
 
 
 def test_a_class_without_instances_is_an_error_or_as_zero_count_says() -> None:
@@ -395,7 +413,7 @@ def test_other_heads_and_losses_are_refused_by_name() -> None:
 
 
 def test_a_prior_of_other_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match='3 classes, but the bbox head has num_classes=5'):
+    with pytest.raises(ValueError, match='prior has 3 classes, but Shared2FCBBoxHead has 5'):
         MODELS.build(
             ConfigDict(
                 stage1_cfg('faster'), type='CalibratedTwoStageDetector', class_prior=[1, 2, 3]

@@ -8,12 +8,12 @@ from ..calibration import CosineLinear
 from ..engine import calibrated_by_name
 from .any_detector import (
     CalibratedDetectorMixin,
+    CalibratedTwoStageDetector,
     calibrated_detector,
     calibrated_model,
 )
 from .bbox_heads import CalibratedBBoxHeadMixin, calibrated
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
-from .detectors import CalibratedTwoStageDetector
 from .losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .metrics import LongTailLVISMetric
 from .prepare import prepare

@@ -20,6 +20,7 @@ from mmdet.models.mot import BaseMOTModel
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, SABLHead
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
+from mmdet.utils import InstanceList
 from torch import Tensor, nn
 
 from ..calibration import (
@@ -34,16 +35,18 @@ from ..calibration import (
 from ..engine import (
     CalibrationStageMixin,
     as_in_training,
+    check_prior,
     derive,
     refusal,
     registered_class,
     unknown_arguments,
 )
 from ..losses import reweight_loss
+from ..losses.grw_cross_entropy import checked_normalizer
 from .bbox_heads import ClassificationLossMixin
-from .detectors import BRANCHES, CalibratedTwoStageDetector, calibrated_roi_head
 from .layers import ScoringHead, scoring_heads
 from .losses import GRWCrossEntropyLoss
+from .roi_heads import BRANCHES, calibrated_roi_head
 
 # What terms of a loss are of classes: the second line's are not, though they have 'cls' in them.
 CLASS_TERMS = ('cls', 'det_loss', 'center_heatmap')
@@ -105,8 +108,9 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
             _calibrate(found)
         self.class_prior = None if class_prior is None else ClassPrior.build(class_prior)
         self.exp_scale = exp_scale
-        if self.class_prior is not None:
-            for found in self._heads:
+        for found in self._heads:
+            check_prior(found.loss, found.layout.num_classes, type(found.head).__name__)
+            if self.class_prior is not None:
                 _reweight(found, self.class_prior, exp_scale, zero_count)
         self._name_classifier()
         self._has_short_way = _shorten(self)
@@ -135,8 +139,23 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
             losses = super().loss(batch_inputs, batch_data_samples)
         return self._of_classes(losses)
 
-    _classification_loss = CalibratedTwoStageDetector._classification_loss
-    _proposals = CalibratedTwoStageDetector._proposals
+    def _classification_loss(self, inputs: Tensor, samples: SampleList) -> dict[str, Tensor]:
+        """That of the bbox heads, without those of proposals, boxes and masks."""
+        with torch.no_grad():
+            features = self.extract_feat(inputs)
+            proposals = self._proposals(features, samples)
+        return self.roi_head.classification_loss(features, proposals, samples)
+
+    def _proposals(self, features: tuple[Tensor, ...], samples: SampleList) -> InstanceList:
+        """What the RPN proposes in training, without its losses."""
+        if not self.with_rpn:
+            return [sample.proposals for sample in samples]
+        return self.rpn_head.predict_by_feat(
+            *self.rpn_head(features),
+            batch_img_metas=[sample.metainfo for sample in samples],
+            cfg=self.train_cfg.get('rpn_proposal', self.test_cfg.rpn),
+            rescale=False,
+        )
 
     def _calibrated_heads(self) -> list[nn.Module]:
         return [found.head for found in self._heads]
@@ -161,6 +180,36 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         # Of several anchors, the rows are not the classes.
         self.classifier_weight = f'{name}.weight' if anchors == 1 else 'of one anchor'
         self.num_background = found.layout.before + found.layout.after
+
+
+@MODELS.register_module()
+class CalibratedTwoStageDetector(CalibratedDetectorMixin, TwoStageDetector):
+    """A two-stage mmdet detector that learns to calibrate the scores of its bbox heads.
+
+    The name of stage 2 for Faster, Mask, Cascade and Cascade Mask R-CNN and HTC, whose own types
+    add nothing to ``TwoStageDetector``. Each classifier is calibrated, at every stage of a cascade.
+    Proposals are sampled as in training; in the stage ``'calibration'``, the losses of the RPN, of
+    box regression and of masks are not computed.
+
+    Args:
+        roi_head: Config of the RoI head.
+        normalizer: What the :class:`GRWCrossEntropyLoss` divides by that takes the place of softmax
+            cross-entropy. Default: ``'class_weight'``, as released.
+        kwargs: Arguments of :class:`CalibratedDetectorMixin` and of ``TwoStageDetector``.
+    """
+
+    def __init__(
+        self, *, roi_head: Any = None, normalizer: str = 'class_weight', **kwargs: Any
+    ) -> None:
+        if roi_head is None:
+            raise TypeError(
+                f'{type(self).__name__} is for a detector with a roi_head; of any other, write '
+                "type=f'mmdisalign.detection.Calibrated{_base_.model.type}'"
+            )
+        super().__init__(roi_head=roi_head, **kwargs)
+        if self.class_prior is not None:
+            for head in self._calibrated_heads():
+                head.loss_cls.normalizer = checked_normalizer(normalizer)
 
 
 class ReweightedSSDMixin:
@@ -256,6 +305,11 @@ def _reweight(
     loss = found.loss
     if not isinstance(loss, nn.Module):
         raise refusal(type(head), 'it has no loss of its classes to weigh them in')
+    if hasattr(loss, 'class_prior'):
+        raise ValueError(
+            f'the loss of {type(head).__name__}, {type(loss).__name__}, has a class_prior of its '
+            'own: leave that of the model out'
+        )
     if isinstance(head, (BBoxHead, SABLHead)) and _is_plain(loss):
         head.loss_cls = GRWCrossEntropyLoss(
             prior, exp_scale, zero_count=zero_count, loss_weight=loss.loss_weight
@@ -283,7 +337,7 @@ def _shorten(model: nn.Module) -> bool:
     own_loss = next(kind for kind in type(model).__mro__[2:] if 'loss' in vars(kind))
     heads = [found.head for found in model._heads]
     if own_loss is not TwoStageDetector or not all(
-        type(head).loss is BBoxHead.loss for head in heads
+        type(head).loss in (BBoxHead.loss, ClassificationLossMixin.loss) for head in heads
     ):
         return False
     if model.with_rpn and not isinstance(model.rpn_head, RPNHead):
@@ -297,5 +351,6 @@ def _shorten(model: nn.Module) -> bool:
     if interleaved is not None:
         model.roi_head.interleaved = interleaved
     for head in heads:
-        mix_in(head, ClassificationLossMixin, 'Calibrated')
+        if not isinstance(head, ClassificationLossMixin):
+            mix_in(head, ClassificationLossMixin, 'Calibrated')
     return True

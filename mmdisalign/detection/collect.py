@@ -17,7 +17,6 @@ from ..engine.image_choice import ImageChoice
 from ..engine.sample_cache import Layout, fair_capacities
 from .any_detector import CalibratedDetectorMixin
 from .collect_layers import LayerCollector
-from .detectors import CalibratedTwoStageDetector
 from .losses import GRWCrossEntropyLoss
 
 
@@ -28,7 +27,7 @@ class RoICollector:
         model: In the stage ``'calibration'``.
     """
 
-    def __init__(self, model: Union[CalibratedTwoStageDetector, CalibratedDetectorMixin]) -> None:
+    def __init__(self, model: CalibratedDetectorMixin) -> None:
         self.model = model
         names = {module: name for name, module in calibrations_of(model).items()}
         self.heads = {names[head.fc_cls.calibration]: head for head in model._calibrated_heads()}
@@ -101,16 +100,8 @@ class SampleCollector:
         ValueError: If its loss cannot be fitted in one pass.
     """
 
-    def __new__(
-        cls, model: Union[CalibratedTwoStageDetector, CalibratedDetectorMixin]
-    ) -> Union[RoICollector, LayerCollector]:
+    def __new__(cls, model: CalibratedDetectorMixin) -> Union[RoICollector, LayerCollector]:
         heads = model._calibrated_heads()
         if all(isinstance(getattr(h, 'loss_cls', None), GRWCrossEntropyLoss) for h in heads):
             return RoICollector(model)
-        if isinstance(model, CalibratedTwoStageDetector):
-            losses = {type(head.loss_cls).__name__ for head in heads}
-            raise ValueError(
-                'a bbox head with GRWCrossEntropyLoss can be fitted, not one with '
-                f'{", ".join(sorted(losses))}'
-            )
         return LayerCollector(model)

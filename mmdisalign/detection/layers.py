@@ -11,6 +11,7 @@ from torch import nn
 from ..calibration import ScoreLayout
 from ..engine import refusal
 from ..engine.layers import layers_at
+from .roi_heads import BRANCHES
 
 Path = Union[str, Callable[[nn.Module], str]]
 
@@ -60,6 +61,7 @@ REFUSED = {
     'FreeAnchorRetinaHead': 'its loss has no label of an anchor, but a bag of anchors an object',
     'GroundingDINOHead': 'its classes are text',
     'RPNHead': 'it has no classes',
+    'TridentRoIHead': BRANCHES,
 }
 # The loss of a head that is not `loss_cls`.
 LOSSES = {'CenterNetHead': 'loss_center_heatmap', 'CornerHead': 'loss_heatmap'}
