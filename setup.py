@@ -52,6 +52,7 @@ setup(
         extra: DEPENDENCIES['requirements'](names)
         for extra, names in DEPENDENCIES['EXTRAS'].items()
     },
+    entry_points={'console_scripts': ['mmdisalign = mmdisalign.__main__:main']},
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
 )

@@ -15,6 +15,7 @@ from typing import Any, Optional, Union
 from mmdisalign import shipped
 
 DEBUG = 'MMDISALIGN_DEBUG'
+PROGRAM: Optional[str] = None  # what a usage calls the tool; None: its file
 
 
 def tool_parser(description: str) -> argparse.ArgumentParser:
@@ -23,7 +24,7 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
     Args:
         description: What the tool does.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(PROGRAM, description=description)
     parser.add_argument(
         '--debug',
         action=_Debug,

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 import mmdisalign
 from mmdisalign import dependencies
+from mmdisalign.__main__ import COMMANDS
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -205,3 +206,19 @@ def test_editable_install_sees_live_configs(checkout, tmp_path):
     # Isolated from a `.pth` of the environment that runs the tests, which names the real checkout.
     assert Path(run('-S', '-c', code, cwd=tmp_path, path=tmp_path)) == live
     live.unlink()
+
+
+def test_the_installed_command_runs_every_tool(installed, tmp_path):
+    command = installed / 'bin' / 'mmdisalign'
+    assert command.is_file()
+    usage = run('-m', 'mmdisalign', cwd=tmp_path, path=installed)
+    tools = sorted(path.stem for path in (REPO / 'tools').glob('*.py'))
+    assert tools == sorted(script for script, _ in COMMANDS.values())
+    assert all(name in usage for name in COMMANDS)
+    for name in COMMANDS:
+        told = run('-m', 'mmdisalign', name, '--help', cwd=tmp_path, path=installed)
+        assert told.startswith(f'usage: mmdisalign {name} ')
+    unknown = [sys.executable, '-m', 'mmdisalign', 'magic']
+    env = {**os.environ, 'PYTHONPATH': str(installed)}
+    done = subprocess.run(unknown, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and 'error: no command magic' in done.stderr
