@@ -11,7 +11,7 @@ from typing import Optional
 from stage2 import BENCH
 
 from mmdisalign.analysis import Evaluation, summary_table, tables
-from mmdisalign.engine.commands import run_tool
+from mmdisalign.commands.launch import run_tool
 
 CONFIGS = Path(__file__).with_suffix('')
 ARCHIVE = BENCH.parent / 'data/cifar10_lt/cifar10_lt.tar'

@@ -251,7 +251,7 @@ def model_of(cfg: Any, size: int) -> Any:
     """The model of a config as a Runner builds it, for small images."""
     from mmengine.config import ConfigDict
 
-    from mmdisalign.engine.confidence import model_config
+    from mmdisalign.engine.configs import model_config
 
     model = ConfigDict(copy.deepcopy(model_config(cfg)))
     lightened(model, size)
@@ -527,8 +527,8 @@ class Examination:
 
         from mmdisalign.calibration import ClassPrior
         from mmdisalign.engine.confidence import calibrations_of
-        from mmdisalign.engine.fit import fit_calibration, normalizer_of, softmax_losses
-        from mmdisalign.engine.one_pass import stage2_model
+        from mmdisalign.onepass.fitting import fit_calibration, normalizer_of, softmax_losses
+        from mmdisalign.onepass.one_pass import stage2_model
 
         prior = ClassPrior.build(list(range(self.classes * 3, self.classes, -2)))
         options = stage2_model(self.stage1, self.plugin, prior, 0.5, None)

@@ -10,7 +10,7 @@ from one_pass import OUT, Task
 from stage2 import BENCH, REPO
 
 from mmdisalign.analysis import tables
-from mmdisalign.engine.commands import run_tool
+from mmdisalign.commands.launch import run_tool
 
 WAYS = ('iterative', 'one pass')
 RETINANET_ITERATIONS = 1000  # of its config's 2,600: it is the difference to stage 2 that counts

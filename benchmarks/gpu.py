@@ -30,7 +30,6 @@ import torch
 from torch import Tensor, nn
 
 from mmdisalign.calibration import AdaptiveCalibration, generalized_reweight
-from mmdisalign.engine import fit
 from mmdisalign.losses import (
     BalancedSigmoidLoss,
     BalancedSoftmaxLoss,
@@ -38,6 +37,7 @@ from mmdisalign.losses import (
     tiled,
     tiled_cross_entropy,
 )
+from mmdisalign.onepass import fitting as fit
 
 PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 LOSSES: dict[str, tuple[Callable[..., nn.Module], Callable[..., Tensor]]] = {

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdisalign.calibration import AdaptiveCalibration
-from mmdisalign.engine import fit
 from mmdisalign.losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
+from mmdisalign.onepass import fitting as fit
 
 
 def calibrated(calibration: AdaptiveCalibration, logits: Tensor, features: Tensor) -> Tensor:

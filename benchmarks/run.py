@@ -19,7 +19,7 @@ import tiled_loss
 from stage2 import BENCH, Stage2
 
 from mmdisalign.analysis import tables
-from mmdisalign.engine.commands import run_tool
+from mmdisalign.commands.launch import run_tool
 
 CAMVID = Stage2('camvid', 'iter_150.pth', 0.6, tables.SEGMENTATION)
 FACADE = Stage2('facade', 'iter_400.pth', 0.4, tables.DETECTION)

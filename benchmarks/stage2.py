@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Optional
 
 from mmdisalign.analysis import Evaluation, summary_table
-from mmdisalign.engine.commands import run_tool
+from mmdisalign.commands.launch import run_tool
 
 REPO = Path(__file__).resolve().parent.parent
 BENCH = REPO.parent / 'shared' / 'bench'

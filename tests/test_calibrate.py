@@ -91,7 +91,7 @@ def test_killed_while_collecting_it_ends_with_the_same_checkpoint(
     start = command(repo, 'killed.pth')
     # As where collecting takes hours: it saves between the first batch and the last.
     (project / 'saving.py').write_text(
-        'import runpy, sys\nfrom mmdisalign.engine import collect\n'
+        'import runpy, sys\nfrom mmdisalign.onepass import collect\n'
         'collect.SECONDS_BETWEEN_SAVES = 0\nsys.argv = sys.argv[1:]\n'
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )

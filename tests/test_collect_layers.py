@@ -14,8 +14,8 @@ import mmdisalign.detection.collect_layers as collect_layers
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.detection.collect import SampleCollector
 from mmdisalign.engine.confidence import calibrations_of
-from mmdisalign.engine.fit import Samples, normalizer_of, sampled_loss
-from mmdisalign.engine.one_pass import stage2_model
+from mmdisalign.onepass.fitting import Samples, normalizer_of, sampled_loss
+from mmdisalign.onepass.one_pass import stage2_model
 
 # Heads whose assignment does not look at scores; the loss of the first two has labels, of the
 # third labels and qualities, of the last a map.

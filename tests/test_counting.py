@@ -19,8 +19,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from project import environment
 
-from mmdisalign.engine import count_files
-from mmdisalign.engine.counting import CountError, classes_of_images
+from mmdisalign.counting import files
+from mmdisalign.counting.counting import CountError, classes_of_images
 
 pytest.importorskip('mmseg')
 from mmseg.datasets import BaseSegDataset
@@ -148,10 +148,10 @@ def test_other_labels_do_not_come_from_the_cache(maps: Path, monkeypatch, capsys
 
 
 def test_several_processes_count_as_one(maps: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(count_files, 'FILES_PER_PROCESS', 2)
-    monkeypatch.setattr(count_files, 'BATCH', 2)
-    monkeypatch.setattr(count_files, 'usable_cores', lambda: 2)
-    assert count_files._loader(range(8)).num_workers == 2
+    monkeypatch.setattr(files, 'FILES_PER_PROCESS', 2)
+    monkeypatch.setattr(files, 'BATCH', 2)
+    monkeypatch.setattr(files, 'usable_cores', lambda: 2)
+    assert files._loader(range(8)).num_workers == 2
     truncate(maps / '005.png')
     prior = count_pixels(dataset(maps.parent), skip_errors=True)
     assert '005.png: cannot be loaded' in capsys.readouterr().out
@@ -257,7 +257,7 @@ def test_an_interrupted_count_keeps_what_it_has(maps: Path, monkeypatch, capsys)
             raise KeyboardInterrupt
         return load(self, results)
 
-    monkeypatch.setattr(count_files, 'BATCH', 1)
+    monkeypatch.setattr(files, 'BATCH', 1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(LoadAnnotations, 'transform', press_ctrl_c)
         count_pixels(dataset(maps.parent))

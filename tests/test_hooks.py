@@ -18,9 +18,10 @@ from mmdisalign import config_path
 from mmdisalign.calibration import AdaptiveCalibration, ScoreLayout, calibrate_layer
 from mmdisalign.classification.metrics import LongTailAccuracy
 from mmdisalign.engine import CalibrationHook
-from mmdisalign.engine.confidence import ConfidenceHistogram, watch_confidence
+from mmdisalign.engine.confidence import watch_confidence
 from mmdisalign.engine.hooks import calibration_scalars
 from mmdisalign.losses import GRWCrossEntropyLoss
+from mmdisalign.onepass.confidence import ConfidenceHistogram
 
 PRIOR = dict(source=[900, 80, 15, 5], groups=dict(head=[0], body=[1], tail=[2, 3]))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmdisalign.calibration import ClassPrior
-from mmdisalign.engine.image_choice import (
+from mmdisalign.onepass.image_choice import (
     ImageChoice,
     enough_images,
     every_image,

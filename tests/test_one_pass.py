@@ -16,9 +16,10 @@ from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
 from mmdisalign.calibration import AdaptiveCalibration, ClassPrior, generalized_reweight
-from mmdisalign.engine import sample_cache
-from mmdisalign.engine.collect import SeededDataset, checked_logits, collect, in_half
-from mmdisalign.engine.fit import (
+from mmdisalign.losses import weighted_cross_entropy
+from mmdisalign.onepass import sample_cache
+from mmdisalign.onepass.collect import SeededDataset, checked_logits, collect, in_half
+from mmdisalign.onepass.fitting import (
     Samples,
     balanced_score,
     calibrated_scores,
@@ -27,15 +28,14 @@ from mmdisalign.engine.fit import (
     sampled_loss,
     sampled_sum,
 )
-from mmdisalign.engine.image_choice import (
+from mmdisalign.onepass.image_choice import (
     ImageChoice,
     enough_images,
     every_image,
     image_numbers,
 )
-from mmdisalign.engine.one_pass import FullCheck, OnePass, check_fully
-from mmdisalign.engine.sample_cache import Layout, Reservoir, SampleCache, fair_capacities
-from mmdisalign.losses import weighted_cross_entropy
+from mmdisalign.onepass.one_pass import FullCheck, OnePass, check_fully
+from mmdisalign.onepass.sample_cache import Layout, Reservoir, SampleCache, fair_capacities
 from mmdisalign.segmentation.collect import SampleCollector, neighbours
 
 C, CHANNELS = 4, 6
@@ -454,7 +454,7 @@ def test_interrupted_collecting_ends_with_the_samples_of_an_unbroken_run(
             saved.append(cache.done)
             save(cache)
 
-    monkeypatch.setattr('mmdisalign.engine.collect.SECONDS_BETWEEN_SAVES', 0.0)
+    monkeypatch.setattr('mmdisalign.onepass.collect.SECONDS_BETWEEN_SAVES', 0.0)
     monkeypatch.setattr(SampleCache, 'save', save_once)
     with pytest.raises(KeyboardInterrupt):
         fill(cache_of(tmp_path / 'broken'), fail_at=25, choice=choice)
@@ -561,7 +561,7 @@ def test_the_fit_finds_what_adam_finds() -> None:
 def test_the_fit_is_deterministic_and_chunks_do_not_matter(monkeypatch) -> None:
     samples, states = long_tailed(), []
     for chunk in (1 << 24, 1 << 24, 500):
-        monkeypatch.setattr('mmdisalign.engine.fit.CHUNK', chunk)
+        monkeypatch.setattr('mmdisalign.onepass.fitting.CHUNK', chunk)
         calibration = learned_calibration()
         fit_calibration(calibration, samples, np.arange(3000), WEIGHT, 3000.0, weight_decay=0.01)
         states.append(calibration.state_dict())

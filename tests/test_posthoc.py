@@ -16,7 +16,7 @@ from mmdisalign.calibration import (
     normalized_calibration,
     tau_normalized,
 )
-from mmdisalign.engine.posthoc import choose, find_classifiers, shift_scores
+from mmdisalign.onepass.posthoc import choose, find_classifiers, shift_scores
 
 COUNTS = [60, 30, 10]
 

@@ -21,7 +21,7 @@ from pycocotools import mask as mask_utils
 
 from mmdisalign.analysis import Evaluation
 from mmdisalign.calibration import ClassPrior
-from mmdisalign.engine.confidence import model_config
+from mmdisalign.engine.configs import model_config
 
 PRIOR = dict(source=[80, 15, 5], groups=dict(head=[0], body=[1], tail=[2]))
 CLASSES = ('road', 'car', 'bicycle')

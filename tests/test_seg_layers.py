@@ -17,10 +17,10 @@ from test_segmentors import BACKBONE, ONE_MAP, PRIOR, SOFTMAX, batch, train
 from torch import Tensor, nn
 
 from mmdisalign.calibration import ClassPrior
-from mmdisalign.engine.collect import FullCollector, captured
 from mmdisalign.engine.confidence import calibrations_of
-from mmdisalign.engine.fit import fit_calibration, sampled_loss
-from mmdisalign.engine.one_pass import OnePass, class_weights, stage2_model
+from mmdisalign.onepass.collect import FullCollector, captured
+from mmdisalign.onepass.fitting import fit_calibration, sampled_loss
+from mmdisalign.onepass.one_pass import OnePass, class_weights, stage2_model
 from mmdisalign.segmentation import calibrated_model
 from mmdisalign.segmentation.collect import SampleCollector
 from mmdisalign.segmentation.layers import PATHS

@@ -16,8 +16,8 @@ from mmengine.structures import InstanceData
 from PIL import ExifTags, Image
 from project import run, write_stage1
 
+from mmdisalign.analysis.unpickle import load_plain
 from mmdisalign.engine import read_config
-from mmdisalign.engine.unpickle import load_plain
 
 ZERO = 'train_dataloader.dataset.reduce_zero_label=True'
 DATA = 'train_dataloader.dataset.data_root=nowhere'

@@ -16,7 +16,7 @@ from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
 from ..calibration import ClassPrior
-from ..engine.counting import (
+from ..counting.counting import (
     Faults,
     common_classes,
     counted_prior,

@@ -14,9 +14,10 @@ from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
 
 from ..analysis import Evaluation
+from ..analysis.predictions import read_predictions
 from ..analysis.report import Picture
 from ..calibration import PriorLike
-from ..engine import only_dataset, read_predictions
+from ..engine import only_dataset
 from .metrics import LongTailAccuracy
 
 SHORT_EDGE = 224  # of a drawn image, in pixels, so that there is room for the labels

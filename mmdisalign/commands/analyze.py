@@ -17,8 +17,8 @@ from ..analysis.report import Picture, check_comparable, file_name, write_report
 from ..analysis.verdict import verdict
 from ..calibration import ClassPrior
 from ..engine import check_data, check_keys, plugin_of, read_config, read_state
-from ..engine.confidence import learned, observe_confidence
 from ..files import new_folders, where
+from ..onepass.confidence import learned, observe_confidence
 
 
 class Comparison:

@@ -24,6 +24,8 @@ from .. import __version__, config_path
 from ..analysis import markdown_table
 from ..calibration import ClassPrior
 from ..cli import is_foreseen
+from ..counting.cache import file_identity
+from ..counting.counting import CountError, classes_of_images, counter_of, listed
 from ..engine import (
     check_checkpoint,
     check_data,
@@ -36,19 +38,18 @@ from ..engine import (
     type_name,
 )
 from ..engine.checkpoint import checkpoint_of
-from ..engine.collect import Collector, FullCollector, SeededDataset, collect
-from ..engine.confidence import calibrations_of, model_config
-from ..engine.configs import named, parse_options
-from ..engine.count_cache import file_identity
-from ..engine.counting import CountError, classes_of_images, counter_of, listed
-from ..engine.fit import Samples
-from ..engine.image_choice import (
+from ..engine.confidence import calibrations_of
+from ..engine.configs import model_config, named, parse_options
+from ..files import check_file, new_folders, where, written_whole
+from ..onepass.collect import Collector, FullCollector, SeededDataset, collect
+from ..onepass.fitting import Samples
+from ..onepass.image_choice import (
     ImageChoice,
     enough_images,
     every_image,
     identity_of_images,
 )
-from ..engine.one_pass import (
+from ..onepass.one_pass import (
     SCORES,
     OnePass,
     build_stage2,
@@ -58,8 +59,7 @@ from ..engine.one_pass import (
     released_weight_decay,
     stage2_model,
 )
-from ..engine.sample_cache import SampleCache
-from ..files import check_file, new_folders, where, written_whole
+from ..onepass.sample_cache import SampleCache
 from .defaults import IMAGES_PER_CLASS, prior_of
 
 FRAGMENTS = {'segmentation': 'seg', 'detection': 'det', 'classification': 'cls'}

@@ -9,8 +9,8 @@ from mmengine.registry import init_default_scope
 
 from ..analysis.imbalance import describe
 from ..calibration import ClassPrior
+from ..counting.counting import AnnotationFault, CountError, counter_of
 from ..engine import check_data, check_keys, plugin_of, read_config
-from ..engine.counting import AnnotationFault, CountError, counter_of
 from ..files import check_file, new_folders, where
 
 

@@ -20,8 +20,8 @@ from ..calibration import (
     tau_normalized,
 )
 from ..engine import check_checkpoint, check_data, launch, prepare, save_model
-from ..engine.posthoc import METRICS, choose, find_classifiers, shift_scores
 from ..files import check_file, new_folders, where
+from ..onepass.posthoc import METRICS, choose, find_classifiers, shift_scores
 
 Change = Callable[[nn.Module, float], None]
 

@@ -10,11 +10,11 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
-from ..engine.collect import Collected, captured, checked_logits, in_half
 from ..engine.confidence import calibrations_of
-from ..engine.fit import Samples
-from ..engine.image_choice import ImageChoice
-from ..engine.sample_cache import Layout, fair_capacities
+from ..onepass.collect import Collected, captured, checked_logits, in_half
+from ..onepass.fitting import Samples
+from ..onepass.image_choice import ImageChoice
+from ..onepass.sample_cache import Layout, fair_capacities
 from .any_detector import CalibratedDetectorMixin
 from .collect_layers import LayerCollector
 from .losses import GRWCrossEntropyLoss

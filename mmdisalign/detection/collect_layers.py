@@ -15,12 +15,12 @@ from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from ..calibration import ClassPrior, ScoreLayout
-from ..engine.collect import Collected, checked_logits, in_half
 from ..engine.confidence import calibrations_of
-from ..engine.fit import Samples, softmax_losses
-from ..engine.image_choice import ImageChoice
-from ..engine.sample_cache import Layout, fair_capacities
 from ..losses.reweighted import ReweightedPositivesMixin, ReweightedRowsMixin
+from ..onepass.collect import Collected, checked_logits, in_half
+from ..onepass.fitting import Samples, softmax_losses
+from ..onepass.image_choice import ImageChoice
+from ..onepass.sample_cache import Layout, fair_capacities
 from .any_detector import CalibratedDetectorMixin
 from .layers import ScoringHead
 

@@ -14,8 +14,8 @@ from mmdet.registry import DATASETS
 from mmengine.dataset import BaseDataset
 
 from ..calibration import ClassPrior
-from ..engine.count_cache import CountCache, cache_key
-from ..engine.counting import (
+from ..counting.cache import CountCache, cache_key
+from ..counting.counting import (
     CountError,
     Faults,
     common_classes,

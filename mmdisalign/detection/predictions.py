@@ -18,9 +18,10 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as mask_utils
 
 from ..analysis import Evaluation
+from ..analysis.predictions import most_changed, read_predictions
 from ..analysis.report import Picture
 from ..calibration import PriorLike
-from ..engine import most_changed, only_dataset, read_predictions
+from ..engine import only_dataset
 from .matching import best_detections
 from .metrics import LongTailLVISMetric
 

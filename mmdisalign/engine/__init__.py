@@ -15,7 +15,6 @@ from .derive import (
     unknown_arguments,
 )
 from .hooks import CalibrationHook
-from .predictions import most_changed, read_predictions
 from .stage import CalibrationStageMixin, as_in_training, check_calibration
 
 allow_mmengine_checkpoints()
@@ -36,12 +35,10 @@ __all__ = [
     'derive',
     'is_new_style',
     'iter_datasets',
-    'most_changed',
     'only_dataset',
     'plugin_of',
     'prepare',
     'read_config',
-    'read_predictions',
     'read_state',
     'refusal',
     'registered_class',

@@ -1,26 +1,15 @@
-"""What a calibrated model makes of its inputs: σ(x), watched while it runs."""
+"""The calibrations of a model, and what they make of their inputs while it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
-from mmengine.device import get_device
 from mmengine.model import is_model_wrapper
-from mmengine.registry import DATASETS, MODELS
-from mmengine.runner import load_checkpoint
-from rich.progress import track
 from torch import Tensor, nn
 
 from ..calibration import AdaptiveCalibration
-from .stage import naming_checkpoint
-
-NUM_BINS = 50
 
 
 def calibrations_of(model: nn.Module) -> dict[str, AdaptiveCalibration]:
@@ -55,85 +44,3 @@ def watch_confidence(
     finally:
         for handle in handles:
             handle.remove()
-
-
-class ConfidenceHistogram:
-    """Counts σ in equal bins of [0, 1], by the group of the class with the highest score z.
-
-    Args:
-        groups: Class indices of each group, each class in at most one.
-        num_classes: C.
-
-    Attributes:
-        counts: By name of the calibration, shape (G, 50).
-    """
-
-    def __init__(self, groups: Mapping[str, Sequence[int]], num_classes: int) -> None:
-        self.groups = groups
-        self.counts: dict[str, np.ndarray] = {}
-        self._group_of = torch.full((num_classes,), len(groups))
-        for number, members in enumerate(groups.values()):
-            self._group_of[list(members)] = number
-
-    def see(self, name: str, logits: Tensor, sigma: Tensor) -> None:
-        """Count a forward pass; what :func:`watch_confidence` calls."""
-        group = self._group_of[logits.argmax(1).flatten().cpu()]
-        cell = (sigma.flatten().cpu() * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-        counts = torch.bincount(
-            group * NUM_BINS + cell, minlength=(len(self.groups) + 1) * NUM_BINS
-        )
-        counts = counts.reshape(-1, NUM_BINS)[: len(self.groups)].numpy()
-        self.counts[name] = self.counts.get(name, 0) + counts
-
-    def of(self, name: str) -> dict[str, list[int]]:
-        """Counts of a calibration by group, each (50,)."""
-        return dict(zip(self.groups, self.counts[name].tolist()))
-
-
-def observe_confidence(
-    cfg: Config, checkpoint: str, groups: Mapping[str, Sequence[int]], num_images: int
-) -> ConfidenceHistogram:
-    """Run a calibrated model on test images, evenly spaced, and count its confidence.
-
-    Args:
-        cfg: Config of stage 2; its default scope must be the current one.
-        checkpoint: File of stage 2.
-        groups: Class indices of each group.
-        num_images: How many images, at most.
-
-    Raises:
-        ValueError: If the model of the config has no calibration.
-    """
-    model = MODELS.build(model_config(cfg))
-    calibrations = calibrations_of(model)
-    if not calibrations:
-        raise ValueError(
-            f'{cfg.filename} has no calibration whose confidence could be observed: give the '
-            'stage-2 config with --config, or leave --checkpoint out'
-        )
-    with naming_checkpoint(checkpoint):
-        load_checkpoint(model, checkpoint, map_location='cpu')
-    model.to(get_device()).eval()
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    histogram = ConfidenceHistogram(groups, next(iter(calibrations.values())).num_classes)
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).astype(int))
-    with watch_confidence(model, histogram.see), torch.no_grad():
-        for index in track(chosen.tolist(), 'Observing σ(x)'):
-            model.test_step(pseudo_collate([dataset[index]]))
-    return histogram
-
-
-def model_config(cfg: Config) -> dict[str, Any]:
-    """The model of a config as mmengine's Runner builds it: with the config's preprocessor."""
-    common = cfg.get('data_preprocessor')
-    return dict(cfg.model) if common is None else {'data_preprocessor': common, **cfg.model}
-
-
-def learned(state: Mapping[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
-    """α and β of each calibration in a model's weights, by the calibration's name."""
-    ends = {key.removesuffix('.magnitude') for key in state if key.endswith('.magnitude')}
-    return {
-        name: (state[f'{name}.magnitude'].tolist(), state[f'{name}.margin'].tolist())
-        for name in sorted(ends)
-        if f'{name}.margin' in state
-    }

@@ -149,3 +149,9 @@ def _library_of(kind: Any) -> Optional[str]:
         return kind if kind in PLUGINS else None
     packages = (base.__module__.partition('.')[0] for base in kind.__mro__)
     return next((package for package in packages if package in PLUGINS), None)
+
+
+def model_config(cfg: Config) -> dict[str, Any]:
+    """The model of a config as mmengine's Runner builds it: with the config's preprocessor."""
+    common = cfg.get('data_preprocessor')
+    return dict(cfg.model) if common is None else {'data_preprocessor': common, **cfg.model}

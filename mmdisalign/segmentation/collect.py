@@ -11,12 +11,12 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.decode_heads.point_head import PointHead
 from torch import Tensor, nn
 
-from ..engine.collect import Collected, captured, checked_logits, in_half
 from ..engine.confidence import calibrations_of
-from ..engine.fit import Samples
-from ..engine.image_choice import ImageChoice
-from ..engine.sample_cache import Layout, fair_capacities
 from ..losses import GRWCrossEntropyLoss, tiled_cross_entropy
+from ..onepass.collect import Collected, captured, checked_logits, in_half
+from ..onepass.fitting import Samples
+from ..onepass.image_choice import ImageChoice
+from ..onepass.sample_cache import Layout, fair_capacities
 from .layers import num_outputs, pixel_losses
 from .segmentors import CalibratedEncoderDecoder
 

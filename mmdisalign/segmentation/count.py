@@ -16,9 +16,8 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS, TRANSFORMS
 
 from ..calibration import ClassPrior
-from ..engine.count_cache import Key, cache_key, file_identity
-from ..engine.count_files import count_files
-from ..engine.counting import (
+from ..counting.cache import Key, cache_key, file_identity
+from ..counting.counting import (
     AnnotationFault,
     CountError,
     Faults,
@@ -29,6 +28,7 @@ from ..engine.counting import (
     listed,
     read_annotations,
 )
+from ..counting.files import count_files
 from ..version import __version__
 from .label_maps import WAY_OUT, map_fault, stock_loader
 

@@ -16,9 +16,10 @@ from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 from ..analysis import Evaluation
+from ..analysis.predictions import most_changed
 from ..analysis.report import Picture
 from ..calibration import PriorLike
-from ..engine import most_changed, only_dataset
+from ..engine import only_dataset
 from .count import loading_transform
 from .label_maps import check_map
 from .metrics import LongTailIoUMetric

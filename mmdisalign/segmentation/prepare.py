@@ -12,8 +12,8 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS, TRANSFORMS
 
+from ..counting.counting import lazy_datasets, read_annotations
 from ..engine import iter_datasets, registered_class
-from ..engine.counting import lazy_datasets, read_annotations
 from .count import IGNORED, loading_transform
 from .label_maps import CheckedLoadAnnotations, check_map
 

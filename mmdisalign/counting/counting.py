@@ -13,8 +13,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import Registry
 
 from ..calibration import ClassPrior
-from .data_check import iter_datasets
-from .progress import progress_bar
+from ..engine.data_check import iter_datasets
+from ..engine.progress import progress_bar
 
 NUM_SHOWN = 20
 # What counts, by plug-in.

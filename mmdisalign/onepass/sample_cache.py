@@ -15,7 +15,7 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from ..files import written_whole
-from .fit import Samples
+from .fitting import Samples
 
 
 @dataclass(frozen=True)

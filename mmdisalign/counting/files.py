@@ -14,9 +14,9 @@ import cv2
 from rich.progress import TextColumn
 from torch.utils.data import DataLoader
 
-from .count_cache import CountCache, Key
+from ..engine.progress import progress_bar
+from .cache import CountCache, Key
 from .counting import rate
-from .progress import progress_bar
 
 Counted = Union[dict, str]  # what is in a file, as JSON has it, or why it cannot be read
 BATCH = 16  # files that a process counts at a time: a few hundredths of a second

@@ -19,11 +19,13 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from ..calibration import AdaptiveCalibration, ClassPrior, ZeroCount, generalized_reweight
+from ..engine.confidence import calibrations_of
+from ..engine.derive import registered_class
+from ..engine.progress import progress_bar
+from ..engine.stage import CalibrationStageMixin, naming_checkpoint
 from ..losses import GRWCrossEntropyLoss
 from .collect import Collector, FullCollector, SeededDataset
-from .confidence import calibrations_of
-from .derive import registered_class
-from .fit import (
+from .fitting import (
     MAX_EVALUATIONS,
     Fit,
     Samples,
@@ -34,8 +36,6 @@ from .fit import (
     softmax_losses,
 )
 from .image_choice import ImageChoice, image_numbers
-from .progress import progress_bar
-from .stage import CalibrationStageMixin, naming_checkpoint
 
 EXP_SCALES = tuple(step / 5 for step in range(9))  # 0 to 1.6, what 'auto' tries
 HELD_OUT = 5  # one image of so many is held out for 'auto'

@@ -14,10 +14,10 @@ from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..engine.progress import progress_bar
 from ..losses import GRWCrossEntropyLoss
-from .fit import Samples
+from .fitting import Samples
 from .image_choice import ImageChoice, image_numbers
-from .progress import progress_bar
 from .sample_cache import Layout, SampleCache
 
 SECONDS_BETWEEN_SAVES = 2.0

@@ -11,8 +11,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ..calibration import ClassPrior
-from .count_cache import file_identity
-from .counting import leaves_of
+from ..counting.cache import file_identity
+from ..counting.counting import leaves_of
 
 
 @dataclass(frozen=True)

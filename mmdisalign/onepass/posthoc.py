@@ -9,7 +9,7 @@ import torch
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from .stage import CALIBRATIONS
+from ..engine.stage import CALIBRATIONS
 
 # Where mmseg's, mmdet's and mmpretrain's heads have their classifier.
 CLASSIFIERS = ('decode_head.conv_seg', 'fc_cls', 'head.fc', 'head.layers.head')
