@@ -15,8 +15,8 @@ from stage2 import BENCH, REPO
 
 from mmdisalign.analysis import Evaluation, markdown_table, tables
 from mmdisalign.calibration import ClassPrior
-from mmdisalign.commands.defaults import IMAGES_PER_CLASS, PASSES
 from mmdisalign.commands.launch import measure_tool, run_tool
+from mmdisalign.defaults import IMAGES_PER_CLASS, PASSES
 
 OUT = Path('work_dirs/bench/one_pass')
 # Of one pass, with the arguments of calibrate.py.

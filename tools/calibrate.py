@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Union
 
 from mmdisalign import cli
-from mmdisalign.commands.defaults import IMAGES_PER_CLASS, PASSES, prior_of
+from mmdisalign.defaults import IMAGES_PER_CLASS, PASSES, prior_of
 
 UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
 
@@ -111,9 +111,10 @@ def main() -> None:
     """Calibrate as the command line says."""
     args = parse_args()
     cli.check_files(args.config, args.checkpoint)
-    from mmdisalign.commands.calibrate import Calibration
+    from mmdisalign.onepass.calibrator import Calibrator, Options
 
-    Calibration(args).run()
+    del args.debug
+    Calibrator(Options(**vars(args))).run()
 
 
 if __name__ == '__main__':

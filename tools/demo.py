@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mmdisalign import cli
-from mmdisalign.commands.defaults import DEMO_TASKS
+from mmdisalign.defaults import DEMO_TASKS
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import config_path
 from ..analysis import Evaluation, class_table, summary_table, tables
 from ..data.scenes import SceneSpec, write_ade20k, write_lvis
-from .defaults import DEMO_TASKS
+from ..defaults import DEMO_TASKS
 from .launch import run_tool
 
 NUM_TRAIN, NUM_VAL = 880, 220
