@@ -20,7 +20,8 @@ MASK2FORMER_ITERATIONS = 1000  # all of its config's
 def signs(seeds: Sequence[int]) -> str:
     """Mask R-CNN on road signs, from the checkpoint in ``../shared/bench``."""
     stage1 = BENCH / 'signs_stage1.pth'
-    return _table('signs', stage1, 'iter_400.pth', 400 * 4, tables.DETECTION, seeds)
+    columns = [*tables.DETECTION, 'bbox_pooled_AP', 'segm_pooled_AP']
+    return _table('signs', stage1, 'iter_400.pth', 400 * 4, columns, seeds)
 
 
 def signs_retinanet(seeds: Sequence[int]) -> str:
