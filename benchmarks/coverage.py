@@ -50,7 +50,6 @@ from typing import Any, Optional
 LIBS = {'seg': 'mmseg', 'det': 'mmdet', 'cls': 'mmpretrain'}
 DOCS = {'seg': 'README.md', 'det': 'docs/detection.md', 'cls': 'docs/classification.md'}
 LIMIT = 100  # seconds for a config
-CASCADE = "model.update(type='mmdisalign.segmentation.CalibratedCascadeEncoderDecoder')\n"
 # Of two configs of a group, that with the smaller name is tried: what makes a network large.
 LARGE = {
     r'(?<![a-z])(r18|r18b|tiny|nano|pico|atto|mit-b0|s0|b0|t0|xxs|xs)(?![a-z0-9])': 0,
@@ -440,8 +439,6 @@ def stage_2_config(lib: str, library: str, name: str, folder: Path, num_classes:
     for source in ('my_prior.json', 'annotations/train.json', 'my_train_list.txt'):
         lines = lines.replace(f"'{source}'", repr(str(folder / 'prior.json')))
     stage1 = Config.fromfile(folder / 'my_stage1.py')
-    if lib == 'seg' and stage1.model.type == 'CascadeEncoderDecoder':
-        lines += CASCADE
     (folder / 'my_stage2.py').write_text(lines)
     return stage1, Config.fromfile(folder / 'my_stage2.py'), prior
 

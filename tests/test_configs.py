@@ -1,10 +1,11 @@
-"""Every config that ships builds, and the README's five lines make stage 2 of other models.
+"""Every config that ships builds, and the README's lines make stage 2 of other models.
 
 Those for classification are in test_cls_configs.py.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from functools import cache
@@ -202,11 +203,11 @@ def readme_lines() -> str:
         ('pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024', 'DisAlignPSPHead'),
     ],
 )
-def test_the_readmes_five_lines_calibrate_other_models(
+def test_the_readmes_lines_calibrate_other_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage_1: str, head: str
 ) -> None:
     lines = readme_lines()
-    assert len(lines.splitlines()) == 5
+    assert len(ast.parse(lines).body) == 5
     num_classes = 19 if 'cityscapes' in stage_1 else 150
     (tmp_path / 'my_stage1.py').write_text(f"_base_ = 'mmseg::{stage_1}.py'\n")
     (tmp_path / 'my_stage2.py').write_text(lines)
@@ -222,12 +223,11 @@ def test_the_readmes_five_lines_calibrate_other_models(
     assert type(METRICS.build(cfg.val_evaluator)).__name__ == 'LongTailIoUMetric'
 
 
-def test_a_cascade_is_calibrated_by_the_cascades_type(tmp_path, monkeypatch) -> None:
+def test_the_readmes_lines_calibrate_a_cascade(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     stage_1 = 'mmseg::ocrnet/ocrnet_hr18_4xb4-160k_ade20k-512x512.py'
-    kind = 'mmdisalign.segmentation.CalibratedCascadeEncoderDecoder'
     lines = readme_lines().replace('my_stage1.py', stage_1).replace('my_prior.json', 'ade20k')
-    (tmp_path / 'stage2.py').write_text(lines + f"\nmodel.update(type='{kind}')\n")
+    (tmp_path / 'stage2.py').write_text(lines)
     model = build(Config.fromfile('stage2.py'))
     assert type(model.decode_head[-1]).__name__ == 'DisAlignOCRHead'
 

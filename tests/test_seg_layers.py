@@ -429,7 +429,9 @@ def test_both_routes_take_what_is_known(head: str) -> None:
 
 def test_a_model_of_another_type_is_not_replaced() -> None:
     cfg = stage2_cfg('SegmenterMaskTransformerHead', text_encoder=dict())
-    with pytest.raises(TypeError, match='which has no argument text_encoder'):
+    with pytest.raises(
+        TypeError, match='CalibratedEncoderDecoder has no text_encoder: that is misspelt, or'
+    ):
         MODELS.build(cfg)
 
 

@@ -292,7 +292,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, breaks, message, th
 def test_plain_segmentor_refuses_a_cascade_and_says_what_to_use() -> None:
     cfg = cascade_cfg()
     del cfg.num_stages
-    with pytest.raises(TypeError, match='CalibratedCascadeEncoderDecoder'):
+    with pytest.raises(TypeError, match=r'cascade, write type=.*Calibrated\{_base_\.model\.type\}'):
         MODELS.build(ConfigDict(cfg, type='CalibratedEncoderDecoder', class_prior=PRIOR))
 
 

@@ -22,7 +22,7 @@ from .verdict import main_value, mean_of, verdict
 
 Cell = Union[str, float, int, None]
 LONG_EDGE = 720  # of an image on the page, in pixels
-SUMMARIES = (tables.SEGMENTATION, tables.CLASSIFICATION, tables.DETECTION)
+SUMMARIES = (tables.SEGMENTATION, tables.CLASSIFICATION, tables.DETECTION, tables.PANOPTIC)
 
 
 @dataclass(frozen=True)
@@ -276,8 +276,9 @@ def _confusions(results: Mapping[str, Evaluation], draw: _Draw) -> list[Section]
     if not known:
         return []
     text = (
-        'What each group was predicted as, in per cent of its pixels, instances or images. An '
-        'instance is predicted as the class of the highest-scoring box with an IoU of 0.5.'
+        'What each group was predicted as, in per cent of its pixels, instances, segments or '
+        'images. An instance is predicted as the class of the highest-scoring box with an IoU of '
+        '0.5, a segment of panoptic data as that of the one with an IoU above it.'
     )
     drawn = [
         draw(

@@ -33,8 +33,9 @@ class Evaluation:
         groups: Class indices of each frequency group, such as ``head`` or ``r``.
         frequencies: Share of each class in the training data, (C,); None if unknown.
         per_class: Values by name, such as ``IoU`` or ``bbox_AP``, each of shape (C,).
-        confusion: How many pixels, instances or images of a group (first key) were predicted as
-            which group (second key); of instances, some are ``missed``. None if it is not known.
+        confusion: How many pixels, instances, segments or images of a group (first key) were
+            predicted as which group (second key); of instances and segments, some are ``missed``.
+            None if it is not known.
     """
 
     summary: Mapping[str, Optional[float]]

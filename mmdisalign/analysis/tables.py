@@ -24,6 +24,8 @@ DETECTION = tuple(
     for name in ('AP', 'APr', 'APc', 'APf', 'fixed_AP')
 )
 
+PANOPTIC = ('PQ', 'PQhead', 'PQbody', 'PQtail', 'PQ_th', 'PQ_st', 'SQ', 'RQ')
+
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with aligned columns, numbers to the right."""

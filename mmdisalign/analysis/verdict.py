@@ -10,7 +10,7 @@ import numpy as np
 from .results import Evaluation, gains_of, group_means, spoken_group
 
 # The value per class that a task is judged by: the first that an evaluation has.
-MAIN_VALUES = ('IoU', 'segm_AP', 'bbox_AP', 'accuracy')
+MAIN_VALUES = ('IoU', 'PQ', 'segm_AP', 'bbox_AP', 'accuracy')
 # The mean of a value, where the summary does not have it under the value's name.
 MEANS = {'IoU': 'mIoU', 'Acc': 'mAcc', 'accuracy': 'mean', 'f1': 'macro_f1'}
 UNCHANGED = 0.05  # points
@@ -48,7 +48,7 @@ def verdict(before: Evaluation, after: Evaluation, names: Sequence[str]) -> str:
         for group in reversed(before.partition)
         if not math.isnan(groups[0][group] + groups[1][group])
     ]
-    label = spoken if value.endswith('AP') else f'mean {spoken}'
+    label = spoken if value.endswith(('AP', 'PQ')) else f'mean {spoken}'
     sentence = f'From {names[0]} to {names[1]}, {label} {_change(*means)}'
     if parts:
         sentence += f': {", ".join(parts)}'

@@ -139,6 +139,16 @@ class ClassPrior:
         """How to call a class in a message."""
         return f'class {index}' if self.classes is None else f'{self.classes[index]} ({index})'
 
+    def first(self, number: int) -> ClassPrior:
+        """The prior of the first classes alone, in the groups that they have among all."""
+        parts = (self.counts, self.classes, self.images)
+        counts, classes, images = (None if part is None else part[:number] for part in parts)
+        groups = {
+            name: [index for index in members if index < number]
+            for name, members in self.groups.items()
+        }
+        return ClassPrior(counts, classes, groups, images)
+
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise ValueError if a data set's classes cannot be those of this prior.
 

@@ -7,7 +7,8 @@ name of a shipped table       ``ade20k``, ``lvis_v1``, ``lvis_v0.5``, all in ``m
 JSON                          a list of counts; a dict from class name to count; or what
                               ``ClassPrior.to_json`` writes (``counts``, ``classes``, ``groups``)
 COCO or LVIS JSON             ``categories`` and ``annotations``; counted by instances or images;
-                              LVIS frequency groups f, c, r are head, body, tail
+                              LVIS frequency groups f, c, r are head, body, tail; of panoptic ones,
+                              instances are segments, each thing and each kind of stuff in an image
 CSV, TSV, TXT with a header   a column of counts and, optionally, of class names, of indices, and of
                               LVIS frequency groups; ADE20K's ``objectInfo150.txt`` is one
 TXT without a header          one count a line
@@ -26,7 +27,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -126,7 +127,7 @@ def _count_annotations(content: Mapping[str, Any], path: Path, unit: str) -> Tab
     categories = content['categories']
     index = {category['id']: i for i, category in enumerate(categories)}
     seen: list[list] = [[] for _ in categories]
-    for annotation in content['annotations']:
+    for annotation in _segments(content['annotations']):
         if annotation['category_id'] not in index:
             raise ValueError(
                 f'{path}: annotation {annotation.get("id")} has category '
@@ -141,6 +142,16 @@ def _count_annotations(content: Mapping[str, Any], path: Path, unit: str) -> Tab
         _lvis_groups([category.get('frequency') for category in categories]),
         images,
     )
+
+
+def _segments(annotations: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Annotations, one an instance or segment; panoptic files have all of an image in one."""
+    for annotation in annotations:
+        if 'segments_info' not in annotation:
+            yield annotation
+            continue
+        for segment in annotation['segments_info']:
+            yield {**segment, 'image_id': annotation['image_id']}
 
 
 def _check_unit(unit: str) -> None:

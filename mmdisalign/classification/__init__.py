@@ -27,7 +27,8 @@ from .heads import (
 from .hooks import ResetClassifierHook
 from .losses import GRWCrossEntropyLoss
 from .meta_sampler import MetaSamplerHook
-from .metrics import LongTailAccuracy
+from .metrics import LongTailAccuracy, LongTailAveragePrecision
+from .prepare import prepare
 from .samplers import ClassSampler, LearnedClassSampler
 
 for _loss in (BalancedSigmoidLoss, BalancedSoftmaxLoss):
@@ -50,11 +51,13 @@ __all__ = [
     'LWSLinearClsHead',
     'LearnedClassSampler',
     'LongTailAccuracy',
+    'LongTailAveragePrecision',
     'MetaSamplerHook',
     'ResetClassifierHook',
     'calibrated',
     'calibrated_classifier',
     'calibrated_model',
+    'prepare',
 ]
 
 

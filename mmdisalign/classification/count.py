@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_from_file
-from mmpretrain.datasets import CustomDataset
+from mmpretrain.datasets import CustomDataset, MultiLabelDataset
 from mmpretrain.registry import DATASETS
 
 from ..calibration import ClassPrior
@@ -34,11 +34,12 @@ IMAGE_LINE = re.compile(r'\s*\S.* [-+]?\d+\s*$')
 def count_images(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     """Count the images of each class; no image is read.
 
-    Data sets below wrappers, such as ConcatDataset, are added up. Where a data set has no names of
+    An image with several labels counts for each. Data sets below wrappers, such as ConcatDataset,
+    are added up. Where a data set has no names of
     classes, there are as many as the largest label says.
 
     Args:
-        dataset: Config of an mmpretrain data set of images with one label.
+        dataset: Config of an mmpretrain data set of images with one label, or with several.
         skip_errors: Leave out each image whose label is not one of the classes and each line of a
             list that is not ``path label``, and print which. Default: False.
 
@@ -50,37 +51,39 @@ def count_images(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     start = time.monotonic()
     faults = Faults(skip_errors)
     parts = [part for _, part in lazy_datasets(dataset, DATASETS)]
-    labels = [label for part in parts for label in _labels(part, faults)]
+    images = [labels for part in parts for labels in _labels(part, faults)]
     classes = common_classes(parts)
-    total = len(labels) + len(faults.found)
+    total = len(images) + len(faults.found)
     print(f'{total:,} images', rate(total, 'images', start))
     faults.report(total, 'images')
+    labels = [label for own in images for label in own]
     counts = np.bincount(labels, minlength=len(classes or ()))
     return counted_prior(counts, classes, counts)
 
 
 def classes_of(infos: Iterable[dict], _: BaseDataset, __: int) -> list[np.ndarray]:
-    """The class of each image; see :func:`classes_of_images`."""
-    return [np.atleast_1d(info['gt_label']) for info in infos]
+    """The classes of each image; see :func:`classes_of_images`."""
+    return [np.atleast_1d(info['gt_label']).astype(int) for info in infos]
 
 
-def _labels(part: BaseDataset, faults: Faults) -> list[int]:
-    """The labels of a data set below wrappers that are one of its classes."""
+def _labels(part: BaseDataset, faults: Faults) -> list[set[int]]:
+    """The labels of each image of a data set below wrappers, if they are of its classes."""
     source = source_of(part)
     is_list = isinstance(part, CustomDataset) and part.ann_file and part.with_label
     infos, lines = _read_list(part, faults) if is_list else (read_annotations(part), [])
     num_classes = len(part.metainfo.get('classes') or ())
-    labels = []
+    images = []
     for index, info in enumerate(infos):
         label = info.get('gt_label')
-        fault = _fault(label, num_classes)
+        own = np.atleast_1d(label).tolist() if isinstance(part, MultiLabelDataset) else [label]
+        fault = next(filter(None, (_fault(each, num_classes) for each in own)), '')
         if not fault:
-            labels.append(label)
+            images.append(set(own))
             continue
         # With indices=, the samples are not the lines.
         line = f', line {lines[index]}' if len(lines) == len(infos) else ''
         faults.add(f'{source}{line}: {info.get("img_path", f"image {index}")} has {fault}')
-    return labels
+    return images
 
 
 def _fault(label: Any, num_classes: int) -> str:

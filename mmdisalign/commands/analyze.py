@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
@@ -115,18 +116,26 @@ class Comparison:
     def calibrations(self, evaluation: Evaluation) -> list[Calibration]:
         """What the checkpoint learned, and with a config how confident it is."""
         checkpoint = self.args.checkpoint
+        number = len(evaluation.classes)
         for name, (magnitude, _) in self.parameters.items():
-            if len(magnitude) != len(evaluation.classes):
+            # Of panoptic data, boxes are of things, which come first.
+            if len(magnitude) != number and (
+                'PQ' not in evaluation.per_class or number < len(magnitude)
+            ):
                 raise ValueError(
                     f'{name} of {checkpoint} has {len(magnitude)} classes, the evaluations have '
-                    f'{len(evaluation.classes)}'
+                    f'{number}'
                 )
         observed = None
         if self.parameters and self.cfg is not None and self.args.confidence_images:
             groups, number = evaluation.partition, self.args.confidence_images
             observed = observe_confidence(self.cfg, checkpoint, groups, number)
         return [
-            Calibration(name, *values, None if observed is None else observed.of(name))
+            Calibration(
+                name,
+                *([*own, *[math.nan] * (number - len(own))] for own in values),
+                None if observed is None else observed.of(name),
+            )
             for name, values in self.parameters.items()
         ]
 

@@ -4,7 +4,9 @@
 #   with read_base():
 #       from .my_stage1 import *
 #       from mmdisalign.configs.disalign_seg import disalign
-#   model.update(disalign['model'], class_prior='my_prior.json')
+#   model.update(
+#       type='mmdisalign.segmentation.CalibratedEncoderDecoder',  # Calibrated, and the segmentor
+#       class_prior='my_prior.json')
 #   train_cfg, optim_wrapper, param_scheduler, hooks = disalign['schedule']
 #   default_hooks.update(hooks)
 #   val_evaluator = test_evaluator = dict(**disalign['evaluator'], class_prior='my_prior.json')

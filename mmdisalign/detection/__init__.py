@@ -16,6 +16,7 @@ from .bbox_heads import CalibratedBBoxHeadMixin, calibrated
 from .classifiers import CalibratedClassifierMixin, calibrated_classifier
 from .losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .metrics import LongTailLVISMetric
+from .panoptic_metric import LongTailPanopticMetric
 from .prepare import prepare
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     'CosineLinear',
     'GRWCrossEntropyLoss',
     'LongTailLVISMetric',
+    'LongTailPanopticMetric',
     'calibrated',
     'calibrated_classifier',
     'calibrated_detector',

@@ -14,6 +14,7 @@ from mmdet.models.detectors import (
     SemiBaseDetector,
     TridentFasterRCNN,
     TwoStageDetector,
+    TwoStagePanopticSegmentor,
 )
 from mmdet.models.losses import CrossEntropyLoss, GaussianFocalLoss
 from mmdet.models.mot import BaseMOTModel
@@ -75,7 +76,8 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
 
     Args:
         class_prior: Frequencies of the training instances: anything that ``ClassPrior.build``
-            takes. Default: None, the losses stay as they are.
+            takes. Of one of things and stuff, a detector whose boxes are of things (PanopticFPN)
+            takes those. Default: None, the losses stay as they are.
         exp_scale: ρ. Default: 0.8, the released value for LVIS.
         zero_count: How to weigh classes that were never seen, see :func:`generalized_reweight`.
             Default: None, they are an error.
@@ -106,7 +108,7 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         self._heads = scoring_heads(self, calibrated_layers)
         for found in self._heads:
             _calibrate(found)
-        self.class_prior = None if class_prior is None else ClassPrior.build(class_prior)
+        self.class_prior = None if class_prior is None else _scored(self, class_prior)
         self.exp_scale = exp_scale
         for found in self._heads:
             check_prior(found.loss, found.layout.num_classes, type(found.head).__name__)
@@ -273,6 +275,17 @@ def _check_arguments(ours: type, options: Mapping[str, Any]) -> None:
             f'{ours.__name__} has no {", ".join(unknown)}: that is misspelt, or the model of stage '
             "1 is of another type; write type=f'mmdisalign.detection.Calibrated{_base_.model.type}'"
         )
+
+
+def _scored(model: nn.Module, class_prior: PriorLike) -> ClassPrior:
+    """The prior of the classes that a detector's calibrated heads score.
+
+    mmdet has things before stuff, and stuff is of a two-stage segmentor's semantic head.
+    """
+    prior = ClassPrior.build(class_prior)
+    if isinstance(model, TwoStagePanopticSegmentor) and len(prior) == model.num_classes:
+        return prior.first(model.num_things_classes)
+    return prior
 
 
 def _calibrate(found: ScoringHead) -> None:

@@ -52,7 +52,9 @@ class RoICollector:
     def capacities(self, choice: ImageChoice, num_bytes: float) -> dict[str, np.ndarray]:
         """Slots of each class, and of the background."""
         share = max(sampler.get('pos_fraction', 1.0) for sampler in self._samplers())
-        expected = self._per_image() * np.append(share * choice.images, len(choice))
+        # Of panoptic data, these are of things alone.
+        classes = next(iter(self.losses.values())).num_classes
+        expected = self._per_image() * np.append(share * choice.images[:classes], len(choice))
         return {
             name: fair_capacities(expected, int(num_bytes / len(self.heads) // layout.bytes))
             for name, layout in self.layouts.items()

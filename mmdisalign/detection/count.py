@@ -1,4 +1,4 @@
-"""Count the instances and images of each class in a detection data set."""
+"""Count the instances, or segments, and images of each class in a detection data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import mmdet
 import numpy as np
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import BaseDataset
 
@@ -33,6 +33,8 @@ Counts = dict[str, Any]  # as the cache has it: see _count
 
 def count_instances(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     """Count the instances that a detector would be trained on, and the images that have them.
+
+    Of panoptic data, these are its segments: each thing, and what an image has of a kind of stuff.
 
     Only annotations are read, after the data set's own filters. Crowds and other ignored instances
     do not count. Data sets below wrappers, such as ConcatDataset, are added up; a repetition, as of
@@ -69,11 +71,24 @@ def count_instances(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
 
 def classes_of(infos: Iterable[Mapping[str, Any]], _: BaseDataset, __: int) -> list[np.ndarray]:
     """The classes of each image's instances; see :func:`classes_of_images`."""
-    return [np.unique(_labels(info)).astype(int) for info in infos]
+    return [np.unique(labels).astype(int) for labels in _labels(infos)]
 
 
-def _labels(info: Mapping[str, Any]) -> list[int]:
+def _labels(infos: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+    """The labels of what each image is trained on, with repetitions."""
+    found = [(_instances(info), _no_things(info)) for info in infos]
+    things = {label for own, _ in found for label in own}
+    # What is no thing here, and is one elsewhere, is a crowd.
+    return [own + [each for each in others if each not in things] for own, others in found]
+
+
+def _instances(info: Mapping[str, Any]) -> list[int]:
     return [each['bbox_label'] for each in info['instances'] if not each['ignore_flag']]
+
+
+def _no_things(info: Mapping[str, Any]) -> list[int]:
+    """Of panoptic data, the labels of stuff, and of crowds."""
+    return [each['category'] for each in info.get('segments_info', ()) if not each['is_thing']]
 
 
 def _recall_or_count(
@@ -84,6 +99,8 @@ def _recall_or_count(
         return _count(part, faults)
     settings = {name: value for name, value in config.items() if name != 'pipeline'}
     how = (type(part), settings, part.metainfo['classes'], mmdet.__version__)
+    if isinstance(part, CocoPanopticDataset):
+        how += ('segments',)  # before, stuff was not counted
     key = cache_key(part.ann_file, *how)
     known = cache.read([key])
     if known:
@@ -107,8 +124,7 @@ def _count(part: BaseDataset, faults: Faults) -> Counts:
     infos = read_annotations(part)
     note = _check_content(content, part, faults) if content else None
     instances, images = (np.zeros(len(part.metainfo['classes']), dtype=np.int64) for _ in range(2))
-    for info in infos:
-        labels = _labels(info)
+    for info, labels in zip(infos, _labels(infos)):
         known = [label for label in labels if 0 <= label < len(instances)]
         if len(known) < len(labels):
             _name_unknown(labels, part, info, faults)
@@ -144,10 +160,24 @@ def _catch_content(part: CocoDataset) -> dict[str, Any]:
     def parse_data_info(info: dict) -> Any:
         if not content:
             content.update((part.coco if hasattr(part, 'coco') else part.lvis).dataset)
+        if isinstance(part, CocoPanopticDataset):
+            _check_segments(info['raw_ann_info'], part)
         return parse(info)
 
     part.parse_data_info = parse_data_info
     return content
+
+
+def _check_segments(segments: Iterable[Mapping[str, Any]], part: CocoPanopticDataset) -> None:
+    """Raise CountError if mmdet cannot read the segments of an image."""
+    for segment in segments:
+        category, chosen = segment['category_id'], part.cat2label
+        if category not in chosen:
+            raise CountError(
+                f'{part.ann_file}: segment {segment["id"]} of image {segment["image_id"]} has '
+                f'category {category}, which is none of the {len(chosen)} classes of the config; '
+                'mmdet reads panoptic files with all of their categories: metainfo.classes'
+            )
 
 
 def _name_files(part: BaseDataset) -> dict:
@@ -166,7 +196,10 @@ def _name_files(part: BaseDataset) -> dict:
 
 
 def _check_content(content: Mapping[str, Any], part: CocoDataset, faults: Faults) -> Optional[str]:
-    """Name annotations of unknown categories and images; say what the config leaves out."""
+    """Name annotations of unknown categories and images; say what the config leaves out.
+
+    Of panoptic data, an annotation is of all segments of an image, and none can be left out.
+    """
     names = {category['id']: category['name'] for category in content['categories']}
     images = {image['id']: image.get('file_name', image['id']) for image in content['images']}
     chosen, others = set(part.cat_ids), Counter()
@@ -175,7 +208,7 @@ def _check_content(content: Mapping[str, Any], part: CocoDataset, faults: Faults
         where = f'{part.ann_file}: annotation {annotation.get("id")}'
         if image not in images:
             faults.add(f'{where} is of image {image}, which is not one of its images')
-        elif 'category_id' in annotation and category not in names:  # panoptic ones have none
+        elif 'category_id' in annotation and category not in names:
             where = f'{where} of image {images[image]}'
             faults.add(f'{where} has category {category}, which is not one of its categories')
         elif category in names and category not in chosen:

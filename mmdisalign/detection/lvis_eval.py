@@ -155,6 +155,11 @@ class GroundTruth:
                         'the file does not define as categories'
                     )
         for annotation in annotations:
+            if 'segments_info' in annotation:
+                raise ValueError(
+                    f'{self.path} is panoptic: LongTailPanopticMetric evaluates it, or name the '
+                    'file of its instances'
+                )
             missing = {'id', 'image_id', 'category_id', 'bbox', 'area'} - set(annotation)
             if missing:
                 raise ValueError(f'an annotation of {self.path} lacks {sorted(missing)}')

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from mmdet.structures.bbox import bbox_overlaps
+from mmdet.structures.mask import mask2bbox
+from pycocotools import mask as mask_utils
 from torch import Tensor
 
 MIN_IOU = 0.5
@@ -27,3 +32,24 @@ def best_detections(truth: Tensor, boxes: Tensor, scores: Tensor) -> Tensor:
     candidates = torch.where(overlaps >= MIN_IOU, scores, -torch.inf)
     best = candidates.max(dim=1)
     return torch.where(best.values > -torch.inf, best.indices, -1).cpu()
+
+
+def boxes_of(predictions: Mapping[str, Any]) -> Tensor:
+    """The boxes of detections, shape (N, 4); around the masks of a model that has masks alone.
+
+    Args:
+        predictions: ``bboxes``, and where these have no area, as SOLO's, ``masks``, dense or RLEs.
+    """
+    boxes, masks = predictions['bboxes'], predictions.get('masks')
+    if masks is None or not len(boxes) or have_area(boxes).any():
+        return boxes
+    if isinstance(masks, Tensor):
+        return mask2bbox(masks.bool())
+    corners = torch.from_numpy(mask_utils.toBbox(list(masks))).to(boxes)
+    corners[:, 2:] += corners[:, :2]
+    return corners
+
+
+def have_area(boxes: Tensor) -> Tensor:
+    """Which boxes, x1, y1, x2, y2, have one, shape (N,)."""
+    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)

@@ -19,7 +19,7 @@ from ..analysis import Evaluation, count_confusion, named_confusion, partition
 from ..calibration import ClassPrior, PriorLike
 from . import lvis_eval, lvis_reference
 from .lvis_eval import Curves, GroundTruth, Regions, as_objects
-from .matching import best_detections
+from .matching import best_detections, boxes_of, have_area
 
 BACKENDS = {'faster_coco_eval': lvis_eval.evaluate, 'lvis': lvis_reference.evaluate}
 REGIONS = ('bbox', 'segm')
@@ -58,9 +58,8 @@ class LongTailLVISMetric(BaseMetric):
             classes of the annotation file. Default: None, no such groups.
         backend: ``'faster_coco_eval'`` or ``'lvis'``, the slow reference, which reads local LVIS
             files only. Default: ``'faster_coco_eval'``.
-        result_file: Where to write the means and the AP per class, in per cent, the groups, and,
-            if boxes are evaluated, which group the highest-scoring detection on an instance is of,
-            as JSON. Default: None.
+        result_file: Where to write the means and the AP per class, in per cent, the groups, and
+            which group the highest-scoring detection on an instance is of, as JSON. Default: None.
         backend_args: Of mmengine's file backend, to read ``ann_file``. Default: None.
         kwargs: Arguments of mmengine's ``BaseMetric``.
 
@@ -102,10 +101,11 @@ class LongTailLVISMetric(BaseMetric):
                     f'ann_file of LongTailLVISMetric: there is no {ann_file}; it is the '
                     'annotation file of the data set that is evaluated'
                 )
-            self.ground_truth = GroundTruth(path, self.metrics)
+            # Which group was taken for which, by boxes, is found out only where it is written.
+            written = result_file is not None
+            regions = dict.fromkeys([*self.metrics, *['bbox'] * written])
+            self.ground_truth = GroundTruth(path, list(regions))
         self._categories = np.arange(len(self.ground_truth.names))
-        # Which group was taken for which is found out only where it is written.
-        written = result_file is not None and 'bbox' in self.metrics
         self._instances = _by_image(self.ground_truth) if written else None
 
     @BaseMetric.dataset_meta.setter
@@ -184,13 +184,14 @@ class LongTailLVISMetric(BaseMetric):
     def _matched(self, image: int, predictions: Mapping, categories: np.ndarray) -> np.ndarray:
         """Category of each instance and of the best detection on it, -1 without one: (2, T)."""
         boxes, truth = self._instances.get(image, (torch.zeros(0, 4), np.zeros(0, np.int32)))
-        best = best_detections(boxes, predictions['bboxes'], predictions['scores']).numpy()
+        best = best_detections(boxes, boxes_of(predictions), predictions['scores']).numpy()
         return np.stack([truth, np.append(categories, -1)[best]]).astype(np.int32)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Compute the metrics from what ``process`` kept of all images.
 
-        Without a single detection there are none, as in mmdet: the result is empty.
+        Without a single detection there are none, as in mmdet: the result is empty. Those of boxes
+        are left out if the model predicts masks alone.
         """
         if not any(len(result['category']) for result in results):
             print_log('The testing results of the whole dataset is empty.', 'current')
@@ -201,7 +202,7 @@ class LongTailLVISMetric(BaseMetric):
         groups = self.groups
         summary: dict[str, float] = {}
         per_class: dict[str, list[float]] = {}
-        for metric in self.metrics:
+        for metric in self._predicted(results):
             for protocol, curves in self._evaluate(metric, results).items():
                 name = f'{metric}{protocol}_AP'
                 if protocol == '_pooled':
@@ -216,6 +217,14 @@ class LongTailLVISMetric(BaseMetric):
         if self.result_file is not None:
             self._write(summary, per_class, self._confusion(results))
         return {key: -1.0 if np.isnan(mean) else mean for key, mean in summary.items()}
+
+    def _predicted(self, results: list[dict]) -> list[str]:
+        """Those of ``metric`` that there are regions for."""
+        boxes = [result['bbox'] for result in results if len(result.get('bbox', ()))]
+        if not boxes or have_area(torch.from_numpy(np.concatenate(boxes))).any():
+            return self.metrics
+        print_log('No box has an area: the model predicts masks alone, so only they are evaluated.')
+        return [metric for metric in self.metrics if metric != 'bbox']
 
     def _evaluate(self, metric: str, results: list[dict]) -> dict[str, Curves]:
         evaluate = BACKENDS[self.backend]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import mmcv
 import numpy as np
 import torch
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from mmdet.datasets.transforms import LoadAnnotations
+from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from pycocotools import mask as mask_utils
 
 from ..analysis import Evaluation
@@ -22,12 +23,14 @@ from ..analysis.predictions import most_changed, read_predictions
 from ..analysis.report import Picture
 from ..calibration import PriorLike
 from ..engine import only_dataset
-from .matching import best_detections
+from .matching import best_detections, boxes_of
 from .metrics import LongTailLVISMetric
+from .panoptic_metric import LongTailPanopticMetric, panoptic_map
+from .panoptic_quality import Segments
 
 
 class SavedPredictions:
-    """The test data of an mmdet config, to which pickled detections are compared.
+    """The test data of an mmdet config, to which pickled predictions are compared.
 
     Args:
         dataset: Config of a data set with an annotation file of COCO's or LVIS's format.
@@ -37,14 +40,29 @@ class SavedPredictions:
         ValueError: If it is a data set of another format.
     """
 
-    def __init__(self, dataset: Mapping[str, Any], prior: Optional[PriorLike]) -> None:
-        self.dataset = DATASETS.build({**only_dataset(dataset), 'pipeline': []})
-        if not isinstance(self.dataset, CocoDataset):
+    def __new__(
+        cls, dataset: Mapping[str, Any], prior: Optional[PriorLike]
+    ) -> Union[SavedDetections, SavedSegments]:
+        built = DATASETS.build({**only_dataset(dataset), 'pipeline': []})
+        if not isinstance(built, CocoDataset):
             raise ValueError(
-                "detections are evaluated on annotation files of COCO's or LVIS's format, not on a "
-                f'{type(self.dataset).__name__}'
+                "predictions are evaluated on annotation files of COCO's or LVIS's format, not on "
+                f'a {type(built).__name__}'
             )
-        self.prior = prior
+        kind = SavedSegments if isinstance(built, CocoPanopticDataset) else SavedDetections
+        return kind(built, prior)
+
+
+class SavedDetections:
+    """The test data of a detector, or of one that predicts masks.
+
+    Args:
+        dataset: With an annotation file of COCO's or LVIS's format.
+        prior: As of :class:`SavedPredictions`.
+    """
+
+    def __init__(self, dataset: CocoDataset, prior: Optional[PriorLike]) -> None:
+        self.dataset, self.prior = dataset, prior
 
     def evaluate(self, path: Path, result_file: Path) -> Evaluation:
         """Evaluate a pickle of detections as :class:`LongTailLVISMetric` does.
@@ -89,12 +107,7 @@ class SavedPredictions:
 
     def _read(self, path: Path) -> list[dict]:
         """The predictions of a file, one for each image of the data set."""
-        samples = read_predictions(path, len(self.dataset), ('img_id', 'pred_instances'))
-        known = {self.dataset.get_data_info(i)['img_id'] for i in range(len(self.dataset))}
-        other = [sample['img_id'] for sample in samples if sample['img_id'] not in known]
-        if other:
-            raise ValueError(f'{path} is of other images than the test data: {other[0]} is none')
-        return samples
+        return read_samples(path, self.dataset, 'pred_instances')
 
     def _has_masks(self, samples: Sequence[Mapping]) -> bool:
         """Whether there are masks to evaluate, and true ones to compare them with."""
@@ -110,7 +123,7 @@ class SavedPredictions:
     def _labels(self, info: Mapping, predicted: Mapping) -> np.ndarray:
         """Label of the best detection on each instance, -1 without one, shape (T,)."""
         boxes = torch.tensor([instance['bbox'] for instance in info['instances']]).reshape(-1, 4)
-        best = best_detections(boxes, predicted['bboxes'], predicted['scores']).numpy()
+        best = best_detections(boxes, boxes_of(predicted), predicted['scores']).numpy()
         return np.append(predicted['labels'].numpy(), -1)[best]
 
     def _picture(self, samples: Mapping[str, Mapping[int, dict]], index: int, note: str) -> Picture:
@@ -141,6 +154,109 @@ class SavedPredictions:
         visualizer.dataset_meta = self.dataset.metainfo
         visualizer.add_datasample('', image, DetDataSample(gt_instances=instances), draw_pred=False)
         return visualizer.get_image()
+
+
+class SavedSegments:
+    """The test data of a panoptic segmentor.
+
+    Args:
+        dataset: With an annotation file of COCO's panoptic format.
+        prior: As of :class:`SavedPredictions`.
+    """
+
+    def __init__(self, dataset: CocoPanopticDataset, prior: Optional[PriorLike]) -> None:
+        self.dataset, self.prior = dataset, prior
+
+    def evaluate(self, path: Path, result_file: Path) -> Evaluation:
+        """Evaluate a pickle of panoptic maps as :class:`LongTailPanopticMetric` does.
+
+        Raises:
+            ValueError: If the file does not have one prediction for each image.
+        """
+        samples = read_samples(path, self.dataset, 'pred_panoptic_seg')
+        metric = self._metric(str(result_file))
+        metric.process({}, samples)
+        metric.evaluate(len(samples))
+        return Evaluation.load(result_file)
+
+    def pictures(
+        self, paths: Mapping[str, Path], members: Sequence[int], count: int
+    ) -> list[Picture]:
+        """The images with most pixels that changed from or to some classes, or are of them.
+
+        Args:
+            paths: Two pickles of panoptic maps, by name.
+            members: Labels of those classes.
+            count: How many images, at most.
+        """
+        truth = self._metric(None).ground_truth
+        maps = {name: self._maps(path, truth.is_thing) for name, path in paths.items()}
+        infos = [self.dataset.get_data_info(index) for index in range(len(self.dataset))]
+        images = (
+            (
+                truth.segments(own['img_id']).labels,
+                *(m[own['img_id']].labels for m in maps.values()),
+            )
+            for own in infos
+        )
+        changed = most_changed(images, members, count, 'pixels')
+        pictures = []
+        for index, note in changed:
+            number, path = infos[index]['img_id'], infos[index]['img_path']
+            drawn = {
+                'ground truth': truth.segments(number),
+                **{n: m[number] for n, m in maps.items()},
+            }
+            image = mmcv.imread(path, channel_order='rgb')
+            panels = [(name, self._draw(image, own)) for name, own in drawn.items()]
+            pictures.append(Picture(f'{Path(path).name}: {note}', panels))
+        return pictures
+
+    def _maps(self, path: Path, is_thing: np.ndarray) -> dict[int, Segments]:
+        """The predicted segments of each image, by its id."""
+        samples = read_samples(path, self.dataset, 'pred_panoptic_seg')
+        return {own['img_id']: Segments.predicted(panoptic_map(own), is_thing) for own in samples}
+
+    def _draw(self, image: np.ndarray, segments: Segments) -> np.ndarray:
+        if not len(segments.label):  # which mmdet does not draw
+            return image
+        # As mmdet predicts them, each with a number of its own.
+        ids = segments.label + INSTANCE_OFFSET * np.arange(len(segments.label))
+        ids = np.append(ids, len(self.dataset.metainfo['classes']))[segments.index]
+        sample = DetDataSample(pred_panoptic_seg=PixelData(sem_seg=torch.from_numpy(ids)[None]))
+        visualizer = DetLocalVisualizer()
+        visualizer.dataset_meta = self.dataset.metainfo
+        visualizer.add_datasample('', image, sample, draw_gt=False)
+        return visualizer.get_image()
+
+    def _metric(self, result_file: Optional[str]) -> LongTailPanopticMetric:
+        metric = LongTailPanopticMetric(
+            self.dataset.ann_file,
+            self.dataset.data_prefix['seg'],
+            class_prior=self.prior,
+            result_file=result_file,
+        )
+        metric.dataset_meta = self.dataset.metainfo
+        return metric
+
+
+def read_samples(path: Path, dataset: CocoDataset, field: str) -> list[dict]:
+    """The predictions of a file, one for each image of the data set.
+
+    Args:
+        path: Pickle.
+        dataset: The test data.
+        field: What each has, such as ``'pred_instances'``.
+
+    Raises:
+        ValueError: If the file has no such predictions.
+    """
+    samples = read_predictions(path, len(dataset), ('img_id', field))
+    known = {dataset.get_data_info(i)['img_id'] for i in range(len(dataset))}
+    other = [sample['img_id'] for sample in samples if sample['img_id'] not in known]
+    if other:
+        raise ValueError(f'{path} is of other images than the test data: {other[0]} is none')
+    return samples
 
 
 def _predicted(predicted: Mapping, shape: tuple[int, ...]) -> InstanceData:

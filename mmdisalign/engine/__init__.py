@@ -6,7 +6,7 @@ from .configs import check_keys, is_new_style, plugin_of, prepare, read_config
 from .data_check import check_data, iter_datasets, only_dataset
 from .derive import (
     calibrated_by_name,
-    check_adds_nothing,
+    check_kept,
     check_prior,
     derive,
     refusal,
@@ -26,10 +26,10 @@ __all__ = [
     'allow_mmengine_checkpoints',
     'as_in_training',
     'calibrated_by_name',
-    'check_adds_nothing',
     'check_calibration',
     'check_checkpoint',
     'check_data',
+    'check_kept',
     'check_keys',
     'check_prior',
     'derive',

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -14,6 +14,8 @@ from mmengine.config import Config, DictAction
 from mmengine.utils import get_object_from_string
 
 from .data_check import iter_datasets
+from .derive import check_kept, registered_class
+from .stage import CalibrationStageMixin
 
 # The folder of each library's plug-in.
 PLUGINS = {'mmseg': 'segmentation', 'mmdet': 'detection', 'mmpretrain': 'classification'}
@@ -31,12 +33,14 @@ def read_config(path: Union[str, Path], options: Optional[Sequence[str]] = None)
 
     Raises:
         FileNotFoundError: If there is no such file.
+        TypeError: If its model is calibrated, and does not do what that of its base does.
         ValueError: If it cannot be read, or an option does not fit; the message says why.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'there is no config {path} (seen from {Path.cwd()})')
     try:
-        cfg = Config.fromfile(path)
+        with _recorded_models() as kinds:
+            cfg = Config.fromfile(path)
     except Exception as error:
         raise ValueError(
             f'{path} cannot be read as a config: {type(error).__name__}: {error}'
@@ -52,6 +56,7 @@ def read_config(path: Union[str, Path], options: Optional[Sequence[str]] = None)
     if cfg.get('default_scope') not in PLUGINS:
         found = filter(None, (_library_of(kind) for kind in _kinds(cfg)))
         cfg.default_scope = next(found, cfg.get('default_scope'))
+    _check_model_is_kept(cfg, kinds)
     return cfg
 
 
@@ -129,6 +134,41 @@ def prepare(cfg: Config, *splits: str) -> None:
     plugin = import_module(f'mmdisalign.{plugin_of(cfg)}')
     if hasattr(plugin, 'prepare'):
         plugin.prepare(cfg, *splits)
+
+
+@contextmanager
+def _recorded_models() -> Iterator[list[Any]]:
+    """While the context lasts, the ``model.type`` of each file that mmengine reads, bases first.
+
+    A config has but the last of them.
+    """
+    read, kinds = Config._file2dict, []
+
+    def file2dict(*args: Any, **kwargs: Any) -> Any:
+        content, *others = read(*args, **kwargs)
+        model = content.get('model')
+        kinds.append(model.get('type') if isinstance(model, Mapping) else None)
+        return content, *others
+
+    Config._file2dict = staticmethod(file2dict)
+    try:
+        yield kinds
+    finally:
+        Config._file2dict = staticmethod(read)
+
+
+def _check_model_is_kept(cfg: Config, kinds: Sequence[Any]) -> None:
+    """Raise TypeError if a calibrated type was written over one that does something else."""
+    given = (cfg.get('model') or {}).get('type')
+    before = [kind for kind in kinds if kind not in (None, given)]
+    if not before or cfg.get('default_scope') not in PLUGINS:
+        return
+    models = import_module(f'{cfg.default_scope}.registry').MODELS
+    with suppress(KeyError):  # of a type that is not registered, the build tells
+        ours, *others = (registered_class(kind, models) for kind in (given, *reversed(before)))
+        stage1 = next((o for o in others if not issubclass(o, CalibrationStageMixin)), None)
+        if stage1 is not None and issubclass(ours, CalibrationStageMixin):
+            check_kept(stage1, ours)
 
 
 def _kinds(cfg: Config) -> Iterator[Any]:

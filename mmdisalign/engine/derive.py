@@ -94,21 +94,22 @@ def type_name(kind: Any) -> str:
     return kind.rpartition('.')[-1] if isinstance(kind, str) else getattr(kind, '__name__', '')
 
 
-def check_adds_nothing(kind: type, base: type) -> None:
-    """Raise TypeError if a class changes what its base does: another in its place would undo that.
+def check_kept(kind: type, ours: type) -> None:
+    """Raise TypeError if a class does what a calibrated class in its place would not do.
 
     Args:
-        kind: A subclass of ``base``.
-        base: What it may only construct otherwise, and add properties to.
+        kind: The class of stage 1.
+        ours: Another than its calibrated class, written over it. What both construct differently,
+            and properties, may differ.
     """
-    for cls in kind.__mro__[: kind.__mro__.index(base)]:
-        changed = [
-            name for name, value in vars(cls).items() if callable(value) and name != '__init__'
-        ]
-        if changed:
+    for cls in kind.__mro__:
+        changed = [name for name, own in vars(cls).items() if callable(own) and name != '__init__']
+        if changed and not issubclass(ours, cls):
+            plugin = '.'.join(ours.__module__.split('.')[:2])
             raise TypeError(
-                f'{kind.__name__} has its own {", ".join(changed)}, which the calibrated '
-                f'{base.__name__} would not have: write the stage-2 config yourself'
+                f'{kind.__name__} has its own {", ".join(changed)}, which {ours.__name__} in its '
+                f"place would not have: write type=f'{plugin}.Calibrated{{_base_.model.type}}', "
+                'which keeps it or says why not'
             )
 
 

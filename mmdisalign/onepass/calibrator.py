@@ -108,6 +108,8 @@ class Calibrator:
         }
         self.written = Written(options.out, options.config, options.cfg_options or (), changed)
         self.is_calibrated = is_calibrated(self.cfg)
+        if not self.is_calibrated:  # what cannot be is refused before data are counted
+            import_module(f'mmdisalign.{self.plugin}').calibrated_model(self.cfg.model)
         self.zero_count = options.zero_count or self.cfg.model.get('zero_count')
         self.passing = ImagePass(
             cfg=self.cfg,
@@ -146,8 +148,9 @@ class Calibrator:
         dataset = DATASETS.build(_without_repeats(self.cfg.train_dataloader.dataset))
         self._check_prior(dataset.metainfo.get('classes'))
         self.written.check_config(self.cfg, self._changes(0.0))
-        model = build_stage2(self._model(), options.checkpoint, options.seed)
-        collector = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector(model)
+        kind = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector
+        model = build_stage2(self._model(), options.checkpoint, options.seed, kind)
+        collector = kind(model)
         choice = self.passing.choice(dataset, self.prior, options.images_per_class, options.passes)
         seeded = SeededDataset(dataset, options.seed)
         self.passing.collect(collector, seeded, choice, len(self.prior))

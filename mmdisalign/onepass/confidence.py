@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ class ConfidenceHistogram:
     """Counts σ in equal bins of [0, 1], by the group of the class with the highest score z.
 
     Args:
-        groups: Class indices of each group, each class in at most one.
+        groups: Class indices of each group, each class in at most one; those from C on, which the
+            calibration does not score, are left out.
         num_classes: C.
 
     Attributes:
@@ -38,7 +39,7 @@ class ConfidenceHistogram:
         self.counts: dict[str, np.ndarray] = {}
         self._group_of = torch.full((num_classes,), len(groups))
         for number, members in enumerate(groups.values()):
-            self._group_of[list(members)] = number
+            self._group_of[[index for index in members if index < num_classes]] = number
 
     def see(self, name: str, logits: Tensor, sigma: Tensor) -> None:
         """Count a forward pass; what :func:`watch_confidence` calls."""
@@ -50,9 +51,10 @@ class ConfidenceHistogram:
         counts = counts.reshape(-1, NUM_BINS)[: len(self.groups)].numpy()
         self.counts[name] = self.counts.get(name, 0) + counts
 
-    def of(self, name: str) -> dict[str, list[int]]:
-        """Counts of a calibration by group, each (50,)."""
-        return dict(zip(self.groups, self.counts[name].tolist()))
+    def of(self, name: str) -> Optional[dict[str, list[int]]]:
+        """Counts of a calibration by group, each (50,); None if it was not seen."""
+        counts = self.counts.get(name)
+        return None if counts is None else dict(zip(self.groups, counts.tolist()))
 
 
 def observe_confidence(
@@ -89,10 +91,17 @@ def observe_confidence(
 
 
 def learned(state: Mapping[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
-    """α and β of each calibration in a model's weights, by the calibration's name."""
-    ends = {key.removesuffix('.magnitude') for key in state if key.endswith('.magnitude')}
-    return {
-        name: (state[f'{name}.magnitude'].tolist(), state[f'{name}.margin'].tolist())
-        for name in sorted(ends)
-        if f'{name}.margin' in state
-    }
+    """α and β of each calibration in a model's weights, by the calibration's name.
+
+    One that layers share, as SSD's do, is there under the name of each, and is told once.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for key in state:
+        name = key.removesuffix('.magnitude')
+        if name == key or f'{name}.margin' not in state:
+            continue
+        own = [value for other, value in state.items() if other.startswith(f'{name}.')]
+        if not any(all(map(torch.equal, own, other)) for other in found.values()):
+            found[name] = own
+    parts = ('magnitude', 'margin')
+    return {name: tuple(state[f'{name}.{part}'].tolist() for part in parts) for name in found}

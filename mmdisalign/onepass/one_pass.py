@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -86,23 +86,34 @@ def is_calibrated(cfg: Config) -> bool:
     return True
 
 
-def build_stage2(model: Mapping[str, Any], checkpoint: str, seed: int) -> nn.Module:
+def build_stage2(
+    model: Mapping[str, Any], checkpoint: str, seed: int, collector: Callable[[nn.Module], Any]
+) -> nn.Module:
     """A model of stage 2 with the weights of a checkpoint, its calibrations untouched.
+
+    Args:
+        model: Its config.
+        checkpoint: File or address.
+        seed: Of what the confidences begin with.
+        collector: The collector's class: what it refuses is refused before weights are loaded.
 
     Raises:
         CheckpointError: If the checkpoint does not fit.
         ValueError: If a confidence is not linear: with normalisation, it cannot be fitted.
     """
     built = MODELS.build(copy.deepcopy(dict(model)))
-    with naming_checkpoint(checkpoint):
-        load_checkpoint(built, checkpoint, map_location='cpu')
-    generator = torch.Generator().manual_seed(seed)
-    for name, calibration in calibrations_of(built).items():
+    calibrations = calibrations_of(built)
+    for name, calibration in calibrations.items():
         if not isinstance(calibration.confidence, nn.Linear):
             raise ValueError(
                 f'{name} has a {type(calibration.confidence).__name__} for its confidence, whose '
                 'normalisation follows the batches of training: use train.py'
             )
+    collector(built)
+    with naming_checkpoint(checkpoint):
+        load_checkpoint(built, checkpoint, map_location='cpu')
+    generator = torch.Generator().manual_seed(seed)
+    for calibration in calibrations.values():
         with torch.no_grad():
             for parameter in calibration.parameters():
                 parameter.zero_()

@@ -6,6 +6,7 @@ require('seg')
 
 from mmseg.registry import MODELS
 
+from ..engine import calibrated_by_name
 from ..losses import BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .decode_heads import CalibratedHeadMixin, calibrated
 from .label_maps import CheckedLoadAnnotations
@@ -15,6 +16,7 @@ from .segmentors import (
     CalibratedCascadeEncoderDecoder,
     CalibratedEncoderDecoder,
     calibrated_model,
+    calibrated_segmentor,
 )
 
 for _loss in (BalancedSoftmaxLoss, GRWCrossEntropyLoss):
@@ -30,5 +32,11 @@ __all__ = [
     'LongTailIoUMetric',
     'calibrated',
     'calibrated_model',
+    'calibrated_segmentor',
     'prepare',
 ]
+
+
+def __getattr__(name: str) -> type:
+    """``CalibratedMySegmentor`` and its like: made when a config names one."""
+    return calibrated_by_name(name, MODELS, calibrated_segmentor)

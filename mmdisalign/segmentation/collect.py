@@ -30,13 +30,18 @@ class SampleCollector:
         model: In the stage ``'calibration'``.
 
     Raises:
-        ValueError: If its head is one's own, or its loss is not one that can be fitted.
+        ValueError: If its head or its losses are one's own, or its loss cannot be fitted.
     """
 
     def __new__(cls, model: CalibratedEncoderDecoder) -> Union[PixelCollector, RowCollector]:
         if getattr(model, 'calibrated_layers', ()):
             raise ValueError(
                 'calibrated_layers is of a head of your own, whose samples are not known: use '
+                'train.py'
+            )
+        if model.has_own_loss:
+            raise ValueError(
+                f'{type(model).__name__} has its own losses, whose samples are not known: use '
                 'train.py'
             )
         head = model._calibrated_head

@@ -6,6 +6,7 @@ is a module all the same: it is calibrated with its own input as the features.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import torch
@@ -199,10 +200,19 @@ def class_losses(
         return head.kernel_generate_head.loss_by_feat(head.forward(*inputs), data_samples)
     with as_in_training(head):
         losses = head.loss(*inputs, data_samples, train_cfg)
+    return trained_terms(head, losses)
+
+
+def trained_terms(owner: nn.Module, losses: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses of a head, or of a model, that have a gradient, and what is logged beside them.
+
+    Raises:
+        RuntimeError: If there is none.
+    """
     kept = {key: value for key, value in losses.items() if 'loss' not in key or _can_train(value)}
     if not any('loss' in key for key in kept):
         raise RuntimeError(
-            f'no loss of {type(head).__name__} depends on the calibrated layers: '
+            f'no loss of {type(owner).__name__} depends on the calibrated layers: '
             f'{", ".join(losses)}'
         )
     return kept

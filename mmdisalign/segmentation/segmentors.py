@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Optional
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.decode_heads.knet_head import IterativeDecodeHead
 from mmseg.models.losses import CrossEntropyLoss
-from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
+from mmseg.models.segmentors import (
+    CascadeEncoderDecoder,
+    EncoderDecoder,
+    MultimodalEncoderDecoder,
+)
 from mmseg.registry import MODELS
 from mmseg.utils import SampleList, add_prefix
 from torch import Tensor
 
 from ..calibration import PriorLike, ZeroCount
-from ..engine import CalibrationStageMixin, check_adds_nothing, registered_class
+from ..engine import (
+    CalibrationStageMixin,
+    as_in_training,
+    derive,
+    refusal,
+    registered_class,
+    unknown_arguments,
+)
 from .decode_heads import calibrated
 from .layers import (
     calibrate_layers,
     class_losses,
     classification_layer,
     num_outputs,
+    trained_terms,
     weigh_classes,
 )
+
+# What a segmentor of one's own computes its losses in.
+LOSSES = ('loss', '_decode_head_forward_train')
 
 
 @MODELS.register_module()
@@ -40,6 +55,9 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
     by calibrated scores, and of its losses those of classes train: softmax cross-entropy over the
     classes and no object, for each decoder layer. PointRend's is of the points that it draws,
     K-Net's of the last stage.
+
+    A segmentor of one's own keeps what it does otherwise, see :func:`calibrated_segmentor`; of the
+    losses that it computes itself, those that the calibration can change train.
 
     Args:
         decode_head: Config of an mmseg head.
@@ -123,6 +141,10 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         self._check_loaded()
         if not self.calibrating:
             return super().loss(inputs, data_samples)
+        if self.has_own_loss:
+            with as_in_training(self, self._calibrated_head):
+                losses = super().loss(inputs, data_samples)
+            return trained_terms(self, losses)
         with torch.no_grad():
             head_inputs = self._head_inputs(self.extract_feat(inputs))
         head = self._calibrated_head
@@ -132,7 +154,20 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
             losses = head.calibration_loss(*head_inputs, batch_data_samples=data_samples)
         return add_prefix(losses, 'decode')
 
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the segmentor of stage 1 computes its losses otherwise than mmseg's."""
+        stock = (EncoderDecoder, CascadeEncoderDecoder)
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, EncoderDecoder)]
+        own = [k for k in kinds if k not in stock and not issubclass(k, CalibrationStageMixin)]
+        return any(name in vars(kind) for kind in own for name in LOSSES)
+
     def _tile_loss(self) -> None:
+        if self.has_own_loss:
+            raise ValueError(
+                f'tiled_loss is of the losses of mmseg, and {type(self).__name__} has its own: '
+                'leave tiled_loss out'
+            )
         if not self.calibrating:
             raise ValueError(
                 f"tiled_loss is of the stage 'calibration', not of {self.stage!r}, where each head "
@@ -164,8 +199,8 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
     def _last_head(self, decode_head: Any) -> dict:
         if isinstance(decode_head, (list, tuple)):
             raise TypeError(
-                f'{type(self).__name__} has one decode head, the config {len(decode_head)}; '
-                "a cascade needs type='mmdisalign.segmentation.CalibratedCascadeEncoderDecoder'"
+                f'{type(self).__name__} has one decode head, the config {len(decode_head)}; of a '
+                "cascade, write type=f'mmdisalign.segmentation.Calibrated{_base_.model.type}'"
             )
         return dict(decode_head)
 
@@ -203,6 +238,31 @@ class CalibratedCascadeEncoderDecoder(CalibratedEncoderDecoder, CascadeEncoderDe
         return [*decode_head[:-1], head]
 
 
+@cache
+def calibrated_segmentor(kind: type) -> type:
+    """The calibrated class of a segmentor class, registered in mmseg as ``Calibrated<kind>``.
+
+    It is also an attribute of :mod:`mmdisalign.segmentation`, so that a config can name it. What
+    a subclass of ``EncoderDecoder`` does otherwise, it still does.
+
+    Raises:
+        TypeError: If it is not an ``EncoderDecoder``.
+    """
+    if issubclass(kind, CalibratedEncoderDecoder):
+        return kind
+    if issubclass(kind, MultimodalEncoderDecoder):
+        raise refusal(kind, 'its classes are text')
+    for base, ours in (
+        (CascadeEncoderDecoder, CalibratedCascadeEncoderDecoder),
+        (EncoderDecoder, CalibratedEncoderDecoder),
+    ):
+        if kind is base:
+            return ours
+        if issubclass(kind, base):
+            return derive(kind, ours, MODELS, f'Calibrated{kind.__name__}')
+    raise refusal(kind, 'it is not an EncoderDecoder')
+
+
 def calibrated_model(model: Mapping[str, Any]) -> str:
     """The ``type`` of stage 2 for the config of a segmentor.
 
@@ -217,14 +277,7 @@ def calibrated_model(model: Mapping[str, Any]) -> str:
         own = registered_class(head['type'], MODELS)
         if not model.get('calibrated_layers') and classification_layer(own) is None:
             _calibrated_head_class(own)
-    for base, ours in (
-        (CascadeEncoderDecoder, CalibratedCascadeEncoderDecoder),
-        (EncoderDecoder, CalibratedEncoderDecoder),
-    ):
-        if issubclass(kind, base):
-            check_adds_nothing(kind, base)
-            return f'mmdisalign.segmentation.{ours.__name__}'
-    raise TypeError(f'{kind.__name__} cannot be calibrated: it is not an EncoderDecoder')
+    return f'mmdisalign.segmentation.{calibrated_segmentor(kind).__name__}'
 
 
 def _check_options(head: type, **given: bool) -> None:
@@ -247,14 +300,14 @@ def _calibrated_head_class(kind: type) -> type:
         ) from error
 
 
-def _check_arguments(ours: type, kwargs: Mapping[str, Any]) -> None:
-    """Raise TypeError if a model of another type, which ours would replace, has more arguments."""
-    base = CascadeEncoderDecoder if issubclass(ours, CascadeEncoderDecoder) else EncoderDecoder
-    foreign = [name for name in kwargs if name not in inspect.signature(base).parameters]
-    if foreign:
+def _check_arguments(ours: type, options: Mapping[str, Any]) -> None:
+    """Raise TypeError if a config is of a segmentor of another type, or an option is misspelt."""
+    unknown = unknown_arguments(ours, options)
+    if unknown:
         raise TypeError(
-            f'{ours.__name__} takes the place of {base.__name__}, which has no argument '
-            f'{", ".join(foreign)}: a model of another type cannot be calibrated by it'
+            f'{ours.__name__} has no {", ".join(unknown)}: that is misspelt, or the model of stage '
+            "1 is of another type; write type=f'mmdisalign.segmentation."
+            "Calibrated{_base_.model.type}'"
         )
 
 
