@@ -13,6 +13,7 @@ from torch import Tensor
 from ..engine.collect import Collected, captured, checked_logits, in_half
 from ..engine.confidence import calibrations_of
 from ..engine.fit import Samples
+from ..engine.fitted_loss import FittedLoss
 from ..engine.image_choice import ImageChoice
 from ..engine.sample_cache import Layout, fair_capacities
 from .any_detector import CalibratedDetectorMixin
@@ -36,7 +37,7 @@ class RoICollector:
             name: Layout(1, head.fc_cls.calibration.in_channels, head.num_classes + 1)
             for name, head in self.heads.items()
         }
-        self.losses = {name: head.loss_cls for name, head in self.heads.items()}
+        self.losses = {name: FittedLoss.of(head.loss_cls) for name, head in self.heads.items()}
 
     @property
     def how(self) -> str:
