@@ -41,6 +41,11 @@ class FittedLoss:
         return cls(loss.class_prior, loss.exp_scale, loss.class_weight, loss.normalizer)
 
     @property
+    def on_sigmoids(self) -> bool:
+        """Whether the scores of an element are each on a sigmoid, and so not compared."""
+        return self.normalizer == 'positives'
+
+    @property
     def num_classes(self) -> int:
         """C."""
         return len(self.class_prior)
