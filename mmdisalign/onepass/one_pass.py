@@ -34,7 +34,9 @@ from .fitting import (
     normalizer_of,
     sampled_sum,
 )
+from .folding import classifier_of
 from .image_choice import ImageChoice, image_numbers
+from .methods import Problem
 
 EXP_SCALES = tuple(step / 5 for step in range(9))  # 0 to 1.6, what 'auto' tries
 HELD_OUT = 5  # one image of so many is held out for 'auto'
@@ -193,6 +195,26 @@ class OnePass:
                 weight_decay=self.weight_decay,
                 progress=lambda number, _: bar.update(task, completed=number),
             )
+
+    def problem(self, model: nn.Module, name: str, seed: int) -> Problem:
+        """What other methods are fitted to, of a calibration of a model.
+
+        Args:
+            model: With untouched calibrations.
+            name: Of the calibration.
+            seed: Of what starts at random.
+        """
+        weight, bias = classifier_of(model, name) or (None, None)
+        return Problem(
+            self.samples[name],
+            self.losses[name],
+            weight=weight,
+            bias=bias,
+            per_valid=self.per_valid[name],
+            zero_count=self.zero_count,
+            weight_decay=self.weight_decay,
+            seed=seed,
+        )
 
     def choose(
         self, calibrations: Mapping[str, AdaptiveCalibration], score: str, seed: int

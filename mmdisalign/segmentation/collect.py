@@ -12,7 +12,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.decode_heads.point_head import PointHead
 from mmseg.structures import OHEMPixelSampler
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from ..engine.confidence import calibrations_of
 from ..losses import GRWCrossEntropyLoss, tiled_cross_entropy, weighted_cross_entropy
@@ -92,6 +92,7 @@ class PixelCollector:
     """
 
     unit = 'pixels'
+    training = True  # or the images are as they are evaluated, whole
 
     def __init__(self, model: CalibratedEncoderDecoder) -> None:
         self.model, self.head = model, model._calibrated_head
@@ -182,11 +183,13 @@ class PixelCollector:
 
     def _forward(self, data: Any) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """What the calibration of a batch gets and gives, and the labels, shape (N, H, W)."""
-        data = self.model.data_preprocessor(data, True)
+        data = self.model.data_preprocessor(data, self.training)
         with captured(self.calibration) as passes:
             features = self.model.extract_feat(data['inputs'])
             outputs = self.head.forward(*self.model._head_inputs(features))
         labels = BaseDecodeHead._stack_batch_gt(self.head, data['data_samples'])[:, 0]
+        if not self.training:
+            labels = self._with_padding(labels, data)
         (logits, features), calibrated = passes[-1]
         if logits.dim() == 3:  # patches of a transformer, row by row
             size = outputs.shape[2:]
@@ -194,6 +197,13 @@ class PixelCollector:
                 each.unflatten(2, size) for each in (logits, features, calibrated)
             )
         return (logits, features), calibrated, labels
+
+    def _with_padding(self, labels: Tensor, data: dict) -> Tensor:
+        """Labels of an image as it is, ignored where the image that is passed was padded."""
+        (sample,), sizes = data['data_samples'], labels.shape[1:]
+        ratios = [p / own for p, own in zip(data['inputs'].shape[2:], sample.img_shape)]
+        bottom, right = (round(size * (ratio - 1)) for size, ratio in zip(sizes, ratios))
+        return pad(labels, (0, right, 0, bottom), value=self.head.ignore_index)
 
     def _draw(self, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the drawn pixels, and what each stands for, both (S,)."""
