@@ -15,7 +15,7 @@ from mmdet.models.detectors import (
     TridentFasterRCNN,
     TwoStageDetector,
 )
-from mmdet.models.losses import CrossEntropyLoss, GaussianFocalLoss
+from mmdet.models.losses import GHMC, CrossEntropyLoss, GaussianFocalLoss
 from mmdet.models.mot import BaseMOTModel
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, SABLHead
 from mmdet.registry import MODELS
@@ -256,6 +256,8 @@ def _reweight(
     loss = found.loss
     if not isinstance(loss, nn.Module):
         raise refusal(type(head), 'it has no loss of its classes to weigh them in')
+    if isinstance(loss, GHMC):
+        raise refusal(type(head), 'GHMC weighs an element by how many others are alike')
     if isinstance(head, (BBoxHead, SABLHead)) and _is_plain(loss):
         head.loss_cls = GRWCrossEntropyLoss(
             prior, exp_scale, zero_count=zero_count, loss_weight=loss.loss_weight
