@@ -227,6 +227,7 @@ class Calibrator:
         """The validation images, if they are to choose, and can."""
         if not self._asks_validation():
             return None
+        self._choice().check()
         try:
             return Validation(self.cfg, self.prior, training, self.passing)
         except ValueError as error:
@@ -269,24 +270,27 @@ class Calibrator:
             validation.passing.cache.remove()
         self.passing.cache.remove()
 
+    def _choice(self) -> Choice:
+        options = self.options
+        return Choice(
+            method=options.method,
+            plugin=self.plugin,
+            prior=self.prior,
+            metric=options.metric,
+            split=options.split_val,
+            seed=options.seed,
+            report=self.written.methods,
+            folding=options.fold,
+        )
+
     def _chosen(
         self, one_pass: OnePass, model: torch.nn.Module, judged: Optional[Samples]
     ) -> Chosen:
         """The method, fitted; DisAlign's calibrations are those of the model."""
         options = self.options
         if judged is not None:
-            choice = Choice(
-                options.method,
-                self.plugin,
-                self.prior,
-                options.metric,
-                options.split_val,
-                options.seed,
-                self.written.methods,
-                options.fold,
-            )
             value = options.exp_scale if options.method == 'disalign' else options.value
-            chosen = choice(one_pass, model, judged, value)
+            chosen = self._choice()(one_pass, model, judged, value)
         elif options.method != 'disalign':
             chosen = fitted(one_pass, model, options.method, options.value, options.seed)
         else:

@@ -15,7 +15,7 @@ from ..calibration import ClassPrior
 from ..files import written_whole
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
 from .fitting import Samples
-from .judging import OVERALL
+from .judging import OVERALL, metric_names
 from .methods import method_named, method_names
 from .one_pass import SCORES, OnePass
 
@@ -88,13 +88,19 @@ class Choice:
     report: Path
     folding: bool = False
 
+    def check(self) -> None:
+        """Raise ValueError if there is no such metric."""
+        names = metric_names(self.prior, SCORES[self.plugin])
+        if self.metric not in (None, *names):
+            raise ValueError(f'--metric {self.metric} is none of {", ".join(names)}')
+
     def __call__(
         self, one_pass: OnePass, model: nn.Module, judged: Samples, value: Optional[float]
     ) -> Chosen:
         """Compare, print the table, and return what did best on the images that choose.
 
         Raises:
-            ValueError: If no method has a meaning here, or there is no such metric.
+            ValueError: If no method has a meaning here.
         """
         kind = SCORES[self.plugin]
         metric = self.metric or OVERALL[kind]
@@ -107,10 +113,7 @@ class Choice:
             seed=self.seed,
             split=self.split,
         )
-        before = comparison.before()
-        if metric not in before.values:
-            raise ValueError(f'there is no {metric} among {", ".join(before.values)}: see --metric')
-        rows = [before]
+        rows = [comparison.before()]
         for method in method_names() if self.method == BEST else [self.method]:
             rows.append(comparison.row(method, None if value is None else [value]))
         self._tell(rows, metric, comparison.num_images)

@@ -24,6 +24,7 @@ class FittedLoss:
             them, shape (C,) or (C + 1,).
         normalizer: What the mean divides by, see :func:`normalizer_of`.
         counted: How much of each element counts, where the loss chooses the hardest.
+        follows: Whether weights of the loss follow the scores, see :func:`fit_calibration`.
         several: Whether an element may be of several classes.
     """
 
@@ -33,6 +34,7 @@ class FittedLoss:
     normalizer: str
 
     counted: ClassVar[Optional[Counted]] = None
+    follows: ClassVar[bool] = False
     several: ClassVar[bool] = False
 
     @classmethod

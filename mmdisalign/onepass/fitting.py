@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable, NamedTuple, Optional, Protocol
 
 import numpy as np
@@ -15,6 +17,7 @@ from ..losses import weighted_cross_entropy
 
 MAX_STEPS = 200
 MAX_EVALUATIONS = 250  # of the loss, in all steps
+MAX_ROUNDS = 20  # of a loss whose weights follow the scores
 TOLERANCE = 1e-6  # of the loss and of each parameter: a step that changes less is the last
 CHUNK = 1 << 24  # numbers that are calibrated at a time: 64 MB in float32
 IN_MEMORY = 1 << 29  # numbers that stay in memory during a fit, in float32: 2 GB
@@ -207,6 +210,7 @@ def sampled_loss(
     *,
     element_losses: ElementLosses = softmax_losses,
     counted: Optional[Counted] = None,
+    held: Optional[AdaptiveCalibration] = None,
     backward: bool = False,
 ) -> float:
     """The loss over the data that samples stand for, estimated without bias.
@@ -219,12 +223,18 @@ def sampled_loss(
         element_losses: Default: GRW cross-entropy.
         counted: Of a loss that chooses the hardest elements, which are whole images' then. Default:
             None, all count.
+        held: Makes the scores that weights of the loss follow; they are behind all others. Default:
+            None, there are none.
         backward: Whether to add the gradients to those of the calibration.
     """
     loss = 0.0
     for chunk in chunks:
         with torch.set_grad_enabled(backward):
             scores = calibrated_scores(calibration, chunk.features, chunk.logits, chunk.taps)
+            if held is not None:
+                with torch.no_grad():
+                    others = calibrated_scores(held, chunk.features, chunk.logits, chunk.taps)
+                scores = torch.cat([scores, others], dim=1)
             losses = element_losses(scores, chunk.label, chunk.quality, class_weight)
             losses = _weights(counted, scores, losses, chunk) * losses
             # In float32, the sum depends on how many threads share it, and by that the fit would
@@ -284,8 +294,8 @@ def normalizer_of(
     """What the loss of chosen samples is divided by, see :func:`weighted_cross_entropy`.
 
     Args:
-        kind: ``'elements'``, ``'valid'``, ``'class_weight'``, or ``'positives'``: elements of a
-            class, as the losses on sigmoids are divided.
+        kind: ``'elements'``, ``'valid'``, ``'class_weight'``, or as losses on sigmoids are divided,
+            ``'positives'``: the elements of a class, or ``'qualities'``: the sum of theirs.
         samples: The samples.
         chosen: Which of them, (n,).
         class_weight: Shape (C,) or (C + 1,).
@@ -293,9 +303,11 @@ def normalizer_of(
         num_classes: C. Default: None, all that have a weight.
     """
     weight = np.asarray(samples.weight[chosen], dtype=np.float64)
-    if kind == 'positives':
+    if kind in ('positives', 'qualities'):
         num_classes = len(class_weight) if num_classes is None else num_classes
-        return max(1.0, float(weight[samples.label[chosen] < num_classes].sum()))
+        positive = samples.label[chosen] < num_classes
+        of_each = samples.quality[chosen] if kind == 'qualities' else 1.0
+        return max(1.0, float((weight * of_each)[positive].sum()))
     if kind == 'class_weight':
         weight = weight * class_weight.double().numpy()[samples.label[chosen]]
     return float(weight.sum()) * (num_elements if kind == 'elements' else 1.0)
@@ -327,6 +339,7 @@ def fit_calibration(
     *,
     element_losses: ElementLosses = softmax_losses,
     counted: Optional[Counted] = None,
+    follows: bool = False,
     weight_decay: float = 0.0,
     progress: Optional[Callable[[int, float], None]] = None,
 ) -> Fit:
@@ -344,27 +357,50 @@ def fit_calibration(
         total: What the sum of the losses is divided by.
         element_losses: As of :func:`sampled_loss`.
         counted: As of :func:`sampled_loss`.
+        follows: Whether weights of the loss follow the scores, without a gradient in training. They
+            are held while it is minimised, then moved, and so on until it stays where it is, as
+            training would. Default: False.
         weight_decay: Of all parameters.
         progress: Called after each evaluation of the loss with its number and the loss.
 
     Raises:
         FloatingPointError: If the loss is no longer finite.
     """
+    loss_of = partial(
+        sampled_loss,
+        calibration,
+        samples.chunks(chosen, whole_images=counted is not None),
+        class_weight,
+        total,
+        element_losses=element_losses,
+        counted=counted,
+        backward=True,
+    )
+    if not follows:
+        return _minimise(calibration, loss_of, weight_decay, progress)
+    held, rounds = copy.deepcopy(calibration), []
+    while len(rounds) < MAX_ROUNDS and (not rounds or rounds[-1].steps > 1):
+        rounds.append(_minimise(calibration, partial(loss_of, held=held), weight_decay, progress))
+        with torch.no_grad():  # half the way, or it may go to and fro
+            for own, found in zip(held.parameters(), calibration.parameters()):
+                own.lerp_(found, 0.5)
+    steps = sum(each.steps for each in rounds)
+    ended = rounds[-1].converged and rounds[-1].steps <= 1
+    return Fit(rounds[0].before, rounds[-1].after, steps, ended)
+
+
+def _minimise(
+    calibration: AdaptiveCalibration,
+    loss_of: Callable[[], float],
+    weight_decay: float,
+    progress: Optional[Callable[[int, float], None]],
+) -> Fit:
     parameters = list(calibration.parameters())
     losses: list[float] = []
-    chunks = samples.chunks(chosen, whole_images=counted is not None)
 
     def closure() -> float:
         optimizer.zero_grad()
-        loss = sampled_loss(
-            calibration,
-            chunks,
-            class_weight,
-            total,
-            element_losses=element_losses,
-            counted=counted,
-            backward=True,
-        )
+        loss = loss_of()
         penalty = weight_decay / 2 * sum((p * p).sum() for p in parameters)
         penalty.backward()
         losses.append(loss + penalty.item())

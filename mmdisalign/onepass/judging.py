@@ -84,6 +84,12 @@ def values_of(
     return {**overall, **means}
 
 
+def metric_names(prior: ClassPrior, kind: str) -> list[str]:
+    """What :func:`values_of` has values of."""
+    overall = ['top1', 'mean'] if kind == 'accuracy' else ['mIoU']
+    return [*overall, *partition(prior.groups)]
+
+
 def interval_of_difference(
     before: Judged, after: Judged, prior: ClassPrior, kind: str, seed: int
 ) -> Mapping[str, tuple[float, float]]:

@@ -192,6 +192,7 @@ class OnePass:
                 total,
                 element_losses=loss.element_losses,
                 counted=loss.counted,
+                follows=loss.follows,
                 weight_decay=self.weight_decay,
                 progress=lambda number, _: bar.update(task, completed=number),
             )
