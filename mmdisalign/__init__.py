@@ -7,10 +7,20 @@ Importing this package imports no heavy library. A config names the plug-in it n
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mmdisalign.version import __version__
 
-__all__ = ['__version__', 'config_path', 'shipped']
+__all__ = ['__version__', 'calibrate', 'config_path', 'shipped']
+
+
+def __getattr__(name: str) -> Any:
+    """``calibrate``, which needs what takes seconds to import."""
+    if name != 'calibrate':
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from mmdisalign.onepass import calibrate
+
+    return calibrate
 
 
 def config_path(name: str) -> str:

@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from project import run, write_classifier, write_stage1
 
+import mmdisalign
 from mmdisalign.calibration import ClassPrior, logit_adjustment
 from mmdisalign.onepass import method_names
 from mmdisalign.onepass.judging import Judged, interval_of_difference, values_of
@@ -107,6 +108,19 @@ def test_rho_is_chosen_on_validation_images_where_there_are_some(
     said = 'Numbers are chosen by the top1 of' in output
     assert said or 'Validation images cannot choose' in output
     assert any('.calibration.' in key for key in state(tmp_path / 'calibrated.pth'))
+
+
+def test_in_python_it_is_a_call(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    options = dict(method='marc', passes=1, images_per_class='all')
+    result = mmdisalign.calibrate('stage1.py', 'stage1.pth', out='called.pth', **options)
+    assert (result.method, result.rows[0].method) == ('marc', None)
+    assert '| marc ' in result.table and result.value == result.rows[1].value
+    state = result.model.state_dict()
+    stored = torch.load('called.pth', weights_only=False)['state_dict']
+    assert all(torch.equal(state[key], value) for key, value in stored.items())
+    with pytest.raises(AttributeError, match="has no attribute 'calibrated'"):
+        _ = mmdisalign.calibrated
 
 
 def test_values_and_their_interval_by_hand() -> None:

@@ -9,11 +9,13 @@ from typing import Any
 _PUBLIC = {
     'Fitted': 'plain',
     'Problem': 'methods',
+    'Result': 'calibrator',
+    'calibrate': 'calibrator',
     'fit': 'plain',
     'method_named': 'methods',
     'method_names': 'methods',
 }
-__all__ = ['Fitted', 'Problem', 'fit', 'method_named', 'method_names']
+__all__ = ['Fitted', 'Problem', 'Result', 'calibrate', 'fit', 'method_named', 'method_names']
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
 
 from .. import config_path
 from ..analysis import markdown_table
@@ -38,6 +39,7 @@ from ..engine.configs import model_config
 from ..files import new_folders
 from .choosing import Choice, Chosen, fitted, needs_choice
 from .collect import Collector, FullCollector, SeededDataset
+from .comparison import Row, table_of
 from .fitting import Samples
 from .folding import folded_state
 from .methods import method_named
@@ -108,6 +110,56 @@ class Options:
     split_val: bool = True
     metric: Optional[str] = None
     fold: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a calibration came to.
+
+    Attributes:
+        out: The checkpoint.
+        config: Its config.
+        method: The method that was written.
+        value: Its one number; None if it has none.
+        rows: What methods came to on validation images; empty if these did not choose.
+        table: The same as Markdown, or an empty string.
+    """
+
+    out: Path
+    config: Path
+    method: str
+    value: Optional[float]
+    rows: Sequence[Row]
+    table: str
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The calibrated model, in eval mode, on the CPU."""
+        cfg = read_config(self.config)
+        init_default_scope(cfg.default_scope)
+        model = MODELS.build(model_config(cfg))
+        load_checkpoint(model, str(self.out), map_location='cpu')
+        return model.eval()
+
+
+def calibrate(
+    config: Union[str, Path], checkpoint: Union[str, Path], *, out: Union[str, Path], **options: Any
+) -> Result:
+    """Calibrate a checkpoint in one pass over its training data, as ``tools/calibrate.py`` does.
+
+    Args:
+        config: File of mmseg, mmdet or mmpretrain, of stage 1, or of ours of stage 2.
+        checkpoint: File or address.
+        out: Checkpoint to write; its config is written beside it.
+        options: See :class:`Options`: ``method='best'``, ``exp_scale=0.5`` and so on.
+
+    Raises:
+        TypeError: If an option is unknown, or the model cannot be calibrated.
+        ValueError: If config, checkpoint, data, prior or options do not fit.
+    """
+    run = Calibrator(Options(Path(config), str(checkpoint), Path(out), **options))
+    run.run()
+    return run.result
 
 
 class Calibrator:
@@ -207,6 +259,9 @@ class Calibrator:
         chosen = self._chosen(one_pass, model, judged)
         print(f'Fitted in {time.monotonic() - collected:.0f} s.')
         self._write(model, chosen, dataset.metainfo)
+        table = table_of(chosen.rows, chosen.metric) if chosen.rows else ''
+        written = self.written.out, self.written.config
+        self.result = Result(*written, chosen.method, chosen.value, chosen.rows, table)
         if isinstance(collector, FullCollector) and chosen.method == 'disalign':
             ((name, own),) = one_pass.samples.items()
             weight = class_weights(collector.losses[name], chosen.value, self.zero_count)

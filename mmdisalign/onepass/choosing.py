@@ -30,11 +30,15 @@ class Chosen:
         method: Its name.
         value: Of its one number.
         scores: What makes scores, by the name of the calibration in whose place it comes.
+        rows: What it was compared with; empty if nothing was chosen on validation images.
+        metric: What decided there.
     """
 
     method: str
     value: Optional[float]
     scores: dict[str, nn.Module]
+    rows: Sequence[Row] = ()
+    metric: Optional[str] = None
 
 
 def needs_choice(method: str, value: Optional[float]) -> bool:
@@ -122,7 +126,8 @@ class Choice:
         if not usable:
             raise ValueError(rows[-1].refused or 'no method folds')
         best = best_of(usable)
-        return Chosen(best.method, best.value, {name: comparison.fitted[best.method]})
+        scores = {name: comparison.fitted[best.method]}
+        return Chosen(best.method, best.value, scores, rows, metric)
 
     def _tell(self, rows: Sequence[Row], metric: str, images: tuple[int, int]) -> None:
         chosen, reported = images
