@@ -38,7 +38,7 @@ def count_images(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     classes, there are as many as the largest label says.
 
     Args:
-        dataset: Config of an mmpretrain data set of images with one label.
+        dataset: Config of an mmpretrain data set of images with one label, or with several each.
         skip_errors: Leave out each image whose label is not one of the classes and each line of a
             list that is not ``path label``, and print which. Default: False.
 
@@ -50,22 +50,23 @@ def count_images(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     start = time.monotonic()
     faults = Faults(skip_errors)
     parts = [part for _, part in lazy_datasets(dataset, DATASETS)]
-    labels = [label for part in parts for label in _labels(part, faults)]
+    images = [labels for part in parts for labels in _labels(part, faults)]
     classes = common_classes(parts)
-    total = len(labels) + len(faults.found)
+    total = len(images) + len(faults.found)
     print(f'{total:,} images', rate(total, 'images', start))
     faults.report(total, 'images')
-    counts = np.bincount(labels, minlength=len(classes or ()))
+    labels = [label for own in images for label in own]
+    counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(classes or ()))
     return counted_prior(counts, classes, counts)
 
 
 def classes_of(infos: Iterable[dict], _: BaseDataset, __: int) -> list[np.ndarray]:
-    """The class of each image; see :func:`classes_of_images`."""
-    return [np.atleast_1d(info['gt_label']) for info in infos]
+    """The classes of each image; see :func:`classes_of_images`."""
+    return [np.atleast_1d(np.asarray(info['gt_label'], dtype=np.int64)) for info in infos]
 
 
-def _labels(part: BaseDataset, faults: Faults) -> list[int]:
-    """The labels of a data set below wrappers that are one of its classes."""
+def _labels(part: BaseDataset, faults: Faults) -> list[list[int]]:
+    """The labels of each image of a data set below wrappers whose labels are its classes."""
     source = source_of(part)
     is_list = isinstance(part, CustomDataset) and part.ann_file and part.with_label
     infos, lines = _read_list(part, faults) if is_list else (read_annotations(part), [])
@@ -73,9 +74,10 @@ def _labels(part: BaseDataset, faults: Faults) -> list[int]:
     labels = []
     for index, info in enumerate(infos):
         label = info.get('gt_label')
-        fault = _fault(label, num_classes)
+        own = label if isinstance(label, (list, tuple, np.ndarray)) else [label]
+        fault = next(filter(None, (_fault(each, num_classes) for each in own)), '')
         if not fault:
-            labels.append(label)
+            labels.append(own)
             continue
         # With indices=, the samples are not the lines.
         line = f', line {lines[index]}' if len(lines) == len(infos) else ''
