@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from fitted import assert_same, collected, learn, of_fit, of_model
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
 from mmengine.optim import build_optim_wrapper
@@ -32,6 +33,7 @@ from mmdisalign.classification.collect import SampleCollector
 from mmdisalign.classification.layers import BACKBONE_PATHS, PATHS, model_layers
 from mmdisalign.classification.losses import grw_loss
 from mmdisalign.engine.confidence import calibrations_of
+from mmdisalign.onepass.one_pass import OnePass
 
 PRIOR = [50, 30, 15, 4, 1]
 WEIGHT = torch.tensor([1 / count**1.2 for count in PRIOR])
@@ -553,7 +555,62 @@ def test_one_pass_keeps_what_each_layer_sees(name: str) -> None:
         assert own.label.tolist() == [0, 1, 2, 3, 4, 0]
 
 
-def test_one_pass_is_of_softmax_cross_entropy() -> None:
+SIGMOID_LOSSES = {
+    'binary': dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=2.0),
+    'smooth': dict(type='LabelSmoothLoss', label_smooth_val=0.2, use_sigmoid=True, num_classes=5),
+    'smooth, several labels': dict(
+        type='LabelSmoothLoss', label_smooth_val=0.2, mode='multi_label', num_classes=5
+    ),
+    'focal': dict(type='FocalLoss'),
+    'asymmetric': dict(type='AsymmetricLoss'),
+}
+
+
+def labelled(*labels: list[int]) -> dict:
+    data = batch()
+    for sample, own in zip(data['data_samples'], labels):
+        sample.set_gt_label(torch.tensor(own, dtype=torch.long))
+    return data
+
+
+@pytest.mark.parametrize('loss', SIGMOID_LOSSES)
+@pytest.mark.parametrize('name', ['linear on sigmoids', 'multi-label', 'backbone, multi-label'])
+def test_one_pass_has_the_loss_and_the_gradient_of_sigmoids(name: str, loss: str) -> None:
+    cfg = config(name)
+    cfg.head.loss = SIGMOID_LOSSES[loss]
+    stage2 = randomised(of_stage_2(cfg, class_prior=PRIOR))
+    stage2.load_state_dict(stage2.state_dict())
+    for calibration in calibrations_of(stage2).values():
+        for parameter in calibration.parameters():
+            parameter.data.zero_()
+    labels, rarest = [[0, 3], [1], [2, 4, 0], [], [4], [0]], [3, 1, 4, 5, 4, 0]
+    if name == 'linear on sigmoids':
+        labels, rarest = [[0], [1], [2], [3], [4], [0]], [0, 1, 2, 3, 4, 0]
+    collector, data = SampleCollector(stage2), labelled(*labels)
+    samples, elements = collected(collector, data)
+    (own,) = samples.values()
+    assert own.label.tolist() == rarest
+    learn(stage2)
+    assert_same(of_fit(stage2, collector, samples, elements), of_model(stage2, data))
+
+
+def test_every_class_of_an_image_has_a_sample() -> None:
     _, stage2 = pair('multi-label')
-    with refused('MultiLabelLinearClsHead with ReweightedCrossEntropyLoss', ValueError):
+    collector = SampleCollector(stage2)
+    samples, elements = collected(collector, labelled([0, 3], [1, 2, 3], [4], [4], [4], []))
+    whole = OnePass(collector, samples, elements, None, 0.0)
+    whole.check_classes()  # of 0 to 2 too, though the images count by rarer ones
+    with pytest.raises(ValueError, match=r'may be of several classes.*--exp-scale'):
+        whole.choose(calibrations_of(stage2), 'accuracy', 0)
+    samples, elements = collected(collector, labelled([0, 3], [1, 3], [4], [4], [4], []))
+    with pytest.raises(ValueError, match='no sample of class 2'):
+        OnePass(collector, samples, elements, None, 0.0).check_classes()
+
+
+def test_what_cannot_be_fitted_is_said() -> None:
+    with refused('CSRAClsHead calibrates each position', ValueError):
+        SampleCollector(pair('csra')[1])
+    _, stage2 = pair('linear')
+    stage2.head.loss_module = nn.Identity()
+    with refused('the model has DisAlignLinearClsHead with Identity', ValueError):
         SampleCollector(stage2)

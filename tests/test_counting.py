@@ -488,6 +488,26 @@ def test_the_class_of_each_image_is_its_label(tmp_path: Path) -> None:
     assert [own.tolist() for own in found] == [[2], [0]] * 2
 
 
+def test_images_of_several_classes_are_of_each(tmp_path: Path) -> None:
+    init_default_scope('mmpretrain')
+    from mmpretrain.registry import DATASETS as CLASSIFICATION
+
+    from mmdisalign.classification.count import count_images
+
+    infos = [dict(img_path='a.jpg', gt_label=[0, 2]), dict(img_path='b.jpg', gt_label=[])]
+    infos.append(dict(img_path='c.jpg', gt_label=[2]))
+    content = dict(metainfo=dict(classes=['cat', 'dog', 'owl']), data_list=infos)
+    (tmp_path / 'train.json').write_text(json.dumps(content))
+    config = dict(type='MultiLabelDataset', ann_file=str(tmp_path / 'train.json'), pipeline=[])
+    assert count_images(config).counts.tolist() == [1, 0, 2]
+    found = classes_of_images('classification', CLASSIFICATION.build(config), 3)
+    assert [own.tolist() for own in found] == [[0, 2], [], [2]]
+    infos[2]['gt_label'] = [1, 3]
+    (tmp_path / 'train.json').write_text(json.dumps(content))
+    with pytest.raises(CountError, match=r'c\.jpg has label 3, but the data set has 3 classes'):
+        count_images(config)
+
+
 def count_list(root: Path, lines: str, *, skip_errors: bool = False, **options: Any) -> Any:
     from mmdisalign.classification.count import count_images
 

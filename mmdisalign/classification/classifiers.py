@@ -88,8 +88,9 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
         loss = getattr(self.head, 'loss_module', None)
         if loss is None:
             raise refusal(kind, 'it has no loss_module to weigh the classes in')
+        self.class_prior, self.exp_scale = None, exp_scale
         if class_prior is not None:
-            prior = _checked_prior(class_prior, num_classes)
+            self.class_prior = prior = _checked_prior(class_prior, num_classes)
             self.head.loss_module = grw_loss(loss, prior, exp_scale, zero_count)
         elif stage == 'calibration' and not issubclass(kind, LWSLinearClsHead):
             _check_is_grw(loss)

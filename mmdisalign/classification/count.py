@@ -57,13 +57,13 @@ def count_images(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     print(f'{total:,} images', rate(total, 'images', start))
     faults.report(total, 'images')
     labels = [label for own in images for label in own]
-    counts = np.bincount(labels, minlength=len(classes or ()))
+    counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(classes or ()))
     return counted_prior(counts, classes, counts)
 
 
 def classes_of(infos: Iterable[dict], _: BaseDataset, __: int) -> list[np.ndarray]:
     """The classes of each image; see :func:`classes_of_images`."""
-    return [np.atleast_1d(info['gt_label']).astype(int) for info in infos]
+    return [np.atleast_1d(np.asarray(info['gt_label'], dtype=np.int64)) for info in infos]
 
 
 def _labels(part: BaseDataset, faults: Faults) -> list[set[int]]:
