@@ -100,6 +100,9 @@ def group_of(model: dict, scope: str) -> str:
             parts.append(name_of(inner))
             model = inner
         roi = model.get('roi_head') or {}
+        dense = loss_names(first(model.get('bbox_head')).get('loss_cls'))
+        if 'GHM' in dense:  # a loss that others of these heads have not
+            notes.append(dense)
         for key in ('bbox_head', 'mask_head', 'panoptic_head'):
             if name_of(model.get(key)):
                 parts.append(name_of(model[key]))
@@ -481,7 +484,6 @@ class Examination:
         self.plugin = importlib.import_module('mmdisalign.engine.configs').PLUGINS[scope]
         importlib.import_module(f'mmdisalign.{self.plugin}')
         self.stage1 = stage1
-        self._trained: Any = None
         torch.manual_seed(0)
 
     def before(self) -> None:

@@ -344,6 +344,41 @@ def test_a_loss_with_class_weights_keeps_them() -> None:
     torch.testing.assert_close(loss, (each * grw * torch.tensor(own)).sum() / 6)
 
 
+@pytest.mark.parametrize('name', ['faster', 'cascade'])
+def test_checkpoints_of_earlier_versions_load(name: str) -> None:
+    stage1, model = build_pair(name)
+    heads = {'faster': ['bbox_head']}.get(name, [f'bbox_head.{stage}' for stage in range(3)])
+    state = stage1.state_dict()
+    for head in heads:
+        own = f'roi_head.{head}.fc_cls.calibration.'
+        state |= {f'{own}magnitude': torch.randn(5), f'{own}margin': torch.randn(5)}
+        state |= {
+            f'{own}confidence.weight': torch.randn(1, 32),
+            f'{own}confidence.bias': torch.zeros(1),
+        }
+    model.load_state_dict(state)
+    x = torch.randn(7, 32)
+    for head in heads:
+        layer, own = model.get_submodule(f'roi_head.{head}.fc_cls'), f'roi_head.{head}.fc_cls.'
+        z = torch.nn.functional.linear(x, layer.weight, layer.bias)
+        sigma = (x @ state[f'{own}calibration.confidence.weight'].T).sigmoid()
+        alpha, beta = (state[f'{own}calibration.{key}'] for key in ('magnitude', 'margin'))
+        torch.testing.assert_close(layer(x)[:, :5], (1 + sigma * alpha) * z[:, :5] + sigma * beta)
+        assert torch.equal(layer(x)[:, 5], z[:, 5])
+
+
+def test_without_class_frequencies_calibration_is_an_error() -> None:
+    with pytest.raises(ValueError, match='the calibration stage needs class frequencies'):
+        MODELS.build(ConfigDict(stage1_cfg('faster'), type='CalibratedTwoStageDetector'))
+
+
+def test_a_normalizer_of_a_loss_that_has_none_is_an_error() -> None:
+    cfg = ConfigDict(stage1_cfg('faster'), type='CalibratedTwoStageDetector', class_prior=PRIOR)
+    cfg.roi_head.bbox_head.loss_cls = dict(type='CrossEntropyLoss', class_weight=[1.0] * 6)
+    with pytest.raises(ValueError, match=r"normalizer='valid' is of GRWCrossEntropyLoss"):
+        MODELS.build(ConfigDict(cfg, normalizer='valid'))
+
+
 def test_a_class_without_instances_is_an_error_or_as_zero_count_says() -> None:
     cfg = ConfigDict(stage1_cfg('cascade'), type='CalibratedTwoStageDetector')
     cfg.class_prior = [5, 4, 3, 2, 0]

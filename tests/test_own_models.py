@@ -98,6 +98,23 @@ def test_one_pass_does_not_fit_another_loss_than_that_of_training() -> None:
         MODELS.build(stage2_cfg(own_cfg(DoublingSegmentor), tiled_loss=True))
 
 
+class DoublingMixin:
+    def loss(self, inputs, data_samples) -> dict:
+        return {k: 2 * value for k, value in super().loss(inputs, data_samples).items()}
+
+
+@MODELS.register_module()
+class MixedInSegmentor(DoublingMixin, EncoderDecoder):
+    """One whose losses are those of a class that knows nothing of segmentors."""
+
+
+def test_a_loss_of_a_mixin_is_ones_own() -> None:
+    model, plain = calibrated(MixedInSegmentor), build_pair(stage1_cfg())[1]
+    assert model.has_own_loss
+    own, expected = losses_of(model), losses_of(plain)
+    torch.testing.assert_close(own['decode.loss_grw'], 2 * expected['decode.loss_grw'])
+
+
 def test_both_routes_name_the_same_type() -> None:
     for cfg in (stage1_cfg(), cascade_cfg(), own_cfg(NamingSegmentor)):
         assert calibrated_model(cfg) == f'mmdisalign.segmentation.Calibrated{cfg.type}'

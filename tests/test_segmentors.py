@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from typing import Optional
 
 import pytest
@@ -166,6 +167,37 @@ def test_nothing_frozen_takes_part_in_autograd() -> None:
 def _requires_grad(out) -> bool:
     tensors = out if isinstance(out, (tuple, list)) else [out]
     return any(isinstance(t, torch.Tensor) and t.requires_grad for t in tensors)
+
+
+@pytest.mark.parametrize('cfg', [stage1_cfg, cascade_cfg])
+def test_checkpoints_of_earlier_versions_load(cfg) -> None:
+    stage1, model = build_pair(cfg())
+    path = 'decode_head' if cfg is stage1_cfg else 'decode_head.1'
+    head = model._calibrated_head
+    own = {
+        f'{path}.calibration.magnitude': torch.randn(head.num_classes),
+        f'{path}.calibration.margin': torch.randn(head.num_classes),
+        f'{path}.calibration.confidence.weight': torch.randn(1, head.channels),
+        f'{path}.calibration.confidence.bias': torch.randn(1),
+    }
+    model.load_state_dict({**stage1.state_dict(), **own})
+    x = torch.randn(1, head.channels, 3, 4)
+    z = head.conv_seg(x)
+    plain = torch.nn.functional.conv2d(x, head.conv_seg.weight, head.conv_seg.bias)
+    alpha, beta, weight, bias = own.values()
+    sigma = (torch.einsum('of,nfhw->nohw', weight, x) + bias).sigmoid()
+    alpha, beta = alpha.view(1, -1, 1, 1), beta.view(1, -1, 1, 1)
+    torch.testing.assert_close(z, (1 + sigma * alpha) * plain + sigma * beta, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_can_be_pickled_whole() -> None:
+    _, model = build_pair(stage1_cfg())
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert type(again.decode_head.conv_seg) is type(model.decode_head.conv_seg)
+    assert again.decode_head.conv_seg.calibration is again.decode_head.calibration
 
 
 def test_joint_stage_trains_everything() -> None:

@@ -2,7 +2,7 @@
 
 from .adaptive import AdaptiveCalibration
 from .cosine import CosineConv2d, CosineLinear
-from .in_place import mix_in
+from .in_place import mix_in, mixed
 from .layer import CalibratedLayerMixin, ScoreLayout, calibrate_layer, hold_calibration
 from .posthoc import logit_adjustment, normalized_calibration, tau_normalized
 from .prior import ClassPrior, PriorLike
@@ -31,6 +31,7 @@ __all__ = [
     'hold_calibration',
     'logit_adjustment',
     'mix_in',
+    'mixed',
     'normalized_calibration',
     'tau_normalized',
 ]

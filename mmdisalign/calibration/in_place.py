@@ -15,11 +15,23 @@ def mix_in(module: nn.Module, mixin: type, prefix: str) -> None:
         mixin: What it does otherwise.
         prefix: Of the name of its new class, before that of its own.
     """
-    module.__class__ = _mixed(type(module), mixin, prefix)
+    module.__class__ = mixed(type(module), mixin, prefix)
+
+
+def _reduced(module: nn.Module, _: int) -> tuple:
+    """How to pickle a module whose class has no name to import it by."""
+    mixin, kind = type(module).__bases__
+    prefix = type(module).__name__.removesuffix(kind.__name__)
+    return _empty, (kind, mixin, prefix), module.__dict__
+
+
+def _empty(kind: type, mixin: type, prefix: str) -> nn.Module:
+    return object.__new__(mixed(kind, mixin, prefix))
 
 
 @cache
-def _mixed(kind: type, mixin: type, prefix: str) -> type:
+def mixed(kind: type, mixin: type, prefix: str) -> type:
+    """The class of a module of a kind with a mixin before it, see :func:`mix_in`."""
     doc = f'``{kind.__name__}``, changed by :class:`{mixin.__name__}`.'
-    body = {'__doc__': doc, '__module__': mixin.__module__}
+    body = {'__doc__': doc, '__module__': mixin.__module__, '__reduce_ex__': _reduced}
     return type(f'{prefix}{kind.__name__}', (mixin, kind), body)

@@ -114,6 +114,8 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
             check_prior(found.loss, found.layout.num_classes, type(found.head).__name__)
             if self.class_prior is not None:
                 _reweight(found, self.class_prior, exp_scale, zero_count)
+        if stage == 'calibration':
+            _check_weighed(self, self._heads)
         self._name_classifier()
         self._has_short_way = _shorten(self)
         self._enter_stage(stage)
@@ -211,7 +213,19 @@ class CalibratedTwoStageDetector(CalibratedDetectorMixin, TwoStageDetector):
         super().__init__(roi_head=roi_head, **kwargs)
         if self.class_prior is not None:
             for head in self._calibrated_heads():
-                head.loss_cls.normalizer = checked_normalizer(normalizer)
+                _set_normalizer(head, normalizer)
+
+
+def _set_normalizer(head: nn.Module, normalizer: str) -> None:
+    loss = head.loss_cls
+    if isinstance(loss, GRWCrossEntropyLoss):
+        loss.normalizer = checked_normalizer(normalizer)
+    elif normalizer != 'class_weight':
+        name = type(loss).__name__.removeprefix('Reweighted')
+        raise ValueError(
+            f'normalizer={normalizer!r} is of GRWCrossEntropyLoss, which takes the place of plain '
+            f'softmax cross-entropy; {name} divides as it does: leave normalizer out'
+        )
 
 
 class ReweightedSSDMixin:
@@ -261,6 +275,15 @@ def calibrated_model(model: Mapping[str, Any]) -> str:
     """
     kind = registered_class(model.get('type'), MODELS)
     return f'mmdisalign.detection.{calibrated_detector(kind).__name__}'
+
+
+def _check_weighed(model: nn.Module, found: Sequence[ScoringHead]) -> None:
+    """Raise ValueError if no loss knows how frequent the classes are: calibration has no use."""
+    if model.class_prior is None and not any(hasattr(own.loss, 'class_prior') for own in found):
+        raise ValueError(
+            'the calibration stage needs class frequencies: set class_prior on the model '
+            '(tools/class_prior.py counts them), or GRWCrossEntropyLoss as loss_cls of a bbox head'
+        )
 
 
 def _is_class(key: str) -> bool:

@@ -31,12 +31,16 @@ class RoICollector:
     def __init__(self, model: CalibratedDetectorMixin) -> None:
         self.model = model
         names = {module: name for name, module in calibrations_of(model).items()}
-        self.heads = {names[head.fc_cls.calibration]: head for head in model._calibrated_heads()}
-        self.layouts = {
-            name: Layout(1, head.fc_cls.calibration.in_channels, head.num_classes + 1)
-            for name, head in self.heads.items()
+        self.heads = {
+            names[layer.calibration]: (layer, found.head)
+            for found in model._heads
+            for layer in found.layers.values()
         }
-        self.losses = {name: FittedLoss.of(head.loss_cls) for name, head in self.heads.items()}
+        self.layouts = {
+            name: Layout(1, layer.calibration.in_channels, head.num_classes + 1)
+            for name, (layer, head) in self.heads.items()
+        }
+        self.losses = {name: FittedLoss.of(head.loss_cls) for name, (_, head) in self.heads.items()}
 
     @property
     def how(self) -> str:
@@ -72,8 +76,8 @@ class RoICollector:
     ) -> Iterator[Collected]:
         with ExitStack() as stack:
             seen = {
-                name: [stack.enter_context(captured(part)) for part in (head.fc_cls, head.loss_cls)]
-                for name, head in self.heads.items()
+                name: [stack.enter_context(captured(part)) for part in (layer, head.loss_cls)]
+                for name, (layer, head) in self.heads.items()
             }
             self.model.loss(inputs, [data_sample])
         for name, (scored, judged) in seen.items():

@@ -8,6 +8,7 @@ from typing import Any
 from mmdet.models.roi_heads import SCNetRoIHead, TridentRoIHead
 from torch import Tensor
 
+from ..calibration import mixed
 from ..engine import refusal
 
 BRANCHES = 'its branches train together, and one of them predicts'  # TridentNet's
@@ -70,4 +71,4 @@ def calibrated_roi_head(roi_head: type) -> type:
         raise refusal(roi_head, 'it does not run without masks')
     if issubclass(roi_head, TridentRoIHead):
         raise refusal(roi_head, BRANCHES)
-    return type(f'DisAlign{roi_head.__name__}', (CalibratedRoIHeadMixin, roi_head), {})
+    return mixed(roi_head, CalibratedRoIHeadMixin, 'DisAlign')

@@ -24,7 +24,11 @@ def derive(base: type, mixin: type, registry: Registry, name: Optional[str] = No
     """
     name = name or f'DisAlign{base.__name__}'
     doc = f'``{base.__name__}``, calibrated; see :class:`{mixin.__name__}`.'
-    cls = type(name, (mixin, base), {'__doc__': doc, '__module__': mixin.__module__})
+    # A name of the package, if any, is one that a pickled model finds again.
+    module = mixin.__module__
+    if name.startswith('Calibrated'):
+        module = module.rpartition('.')[0]
+    cls = type(name, (mixin, base), {'__doc__': doc, '__module__': module})
     if name not in registry.module_dict:
         registry.register_module(name=name, module=cls)
     return cls

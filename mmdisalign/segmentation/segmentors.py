@@ -157,9 +157,9 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
     @property
     def has_own_loss(self) -> bool:
         """Whether the segmentor of stage 1 computes its losses otherwise than mmseg's."""
-        stock = (EncoderDecoder, CascadeEncoderDecoder)
-        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, EncoderDecoder)]
-        own = [k for k in kinds if k not in stock and not issubclass(k, CalibrationStageMixin)]
+        ours = {k for k in type(self).__mro__ if issubclass(k, CalibrationStageMixin)}
+        stock = {*CascadeEncoderDecoder.__mro__, *CalibrationStageMixin.__mro__, *ours}
+        own = [kind for kind in type(self).__mro__ if kind not in stock]
         return any(name in vars(kind) for kind in own for name in LOSSES)
 
     def _tile_loss(self) -> None:
