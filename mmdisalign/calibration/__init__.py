@@ -3,7 +3,7 @@
 from .adaptive import AdaptiveCalibration
 from .cosine import CosineConv2d, CosineLinear
 from .in_place import mix_in
-from .layer import ScoreLayout, calibrate_layer
+from .layer import CalibratedLayerMixin, ScoreLayout, calibrate_layer, makes_new
 from .posthoc import logit_adjustment, normalized_calibration, tau_normalized
 from .prior import ClassPrior, PriorLike
 from .released import convert_released_keys
@@ -12,6 +12,7 @@ from .scale import ClassScale
 
 __all__ = [
     'AdaptiveCalibration',
+    'CalibratedLayerMixin',
     'ClassPrior',
     'ClassScale',
     'CosineConv2d',
@@ -24,6 +25,7 @@ __all__ = [
     'filled_counts',
     'generalized_reweight',
     'logit_adjustment',
+    'makes_new',
     'mix_in',
     'normalized_calibration',
     'tau_normalized',

@@ -5,17 +5,23 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Optional
 
-import torch
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
-from ..calibration import AdaptiveCalibration, CosineLinear, convert_released_keys
+from ..calibration import (
+    AdaptiveCalibration,
+    CalibratedLayerMixin,
+    CosineLinear,
+    ScoreLayout,
+    convert_released_keys,
+    makes_new,
+)
 from ..engine import derive
 
 MODELS.register_module(module=CosineLinear)
 
 
-class CalibratedClassifierMixin:
+class CalibratedClassifierMixin(CalibratedLayerMixin):
     """Calibrates the foreground scores of a classifier; the background passes through.
 
     Mixed in before the classifier's class, whose parameters keep their names.
@@ -36,15 +42,9 @@ class CalibratedClassifierMixin:
     ) -> None:
         super().__init__(in_features, out_features, **kwargs)
         num_classes = out_features - 1 if num_classes is None else num_classes
+        self.makes_new = makes_new(super(CalibratedLayerMixin, self).forward)
+        self.layout = ScoreLayout(num_classes, after=out_features - num_classes)
         self.calibration = AdaptiveCalibration(num_classes, in_features)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (N, F) to scores (N, out_features), of which the first C are calibrated."""
-        logits = super().forward(features)
-        foreground = logits[:, : self.calibration.num_classes]
-        foreground = self.calibration(foreground, features)
-        rest = logits[:, self.calibration.num_classes :]
-        return torch.cat([foreground, rest.to(foreground.dtype)], dim=1)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         convert_released_keys(state_dict, prefix, formula='interpolation')

@@ -56,7 +56,10 @@ class CalibratedHeadMixin:
 
     def cls_seg(self, feat: Tensor) -> Tensor:
         """Classify each pixel: features (N, F, H, W) to calibrated scores (N, C, H, W)."""
-        return self.calibration(super().cls_seg(feat), feat)
+        # A hook, or another layer than mmseg's, may keep the scores.
+        is_new = type(self.conv_seg) is nn.Conv2d and not self.conv_seg._forward_hooks
+        calibrate = self.calibration.in_place if is_new else self.calibration
+        return calibrate(super().cls_seg(feat), feat)
 
     def calibration_loss(self, *inputs: Any, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Loss of the scores that the head predicts with, at the resolution of the labels.
