@@ -127,7 +127,12 @@ def test_gradients_against_finite_differences(positions: tuple[int, ...]) -> Non
     assert torch.autograd.gradcheck(call, (logits, features, *parameters.values()))
 
 
-def test_computes_in_float32_under_autocast() -> None:
+@pytest.mark.parametrize('tells_of_devices', [True, False])
+def test_computes_in_float32_under_autocast(
+    tells_of_devices: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not tells_of_devices:  # as PyTorch before 2.4
+        monkeypatch.setattr(torch, 'is_autocast_enabled', lambda: False)
     calibration = trained_calibration()
     logits, features = torch.randn(3, 5).bfloat16(), torch.randn(3, 7).bfloat16()
     expected = calibration(logits.float(), features.float())

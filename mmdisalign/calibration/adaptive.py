@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
 from typing import Optional
 
@@ -100,18 +101,19 @@ class AdaptiveCalibration(nn.Module):
         weight, bias = linear.weight.to(features.dtype), linear.bias.to(features.dtype)
         if features.dim() == 2:
             return F.linear(features, weight, bias).sigmoid()
-        score = weight @ features.flatten(2) + bias
+        rows = weight.expand(features.shape[0], 1, -1)
+        score = torch.baddbmm(bias, rows, features.flatten(2))
         return score.unflatten(2, features.shape[2:]).sigmoid()
 
     def _terms(self, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """z, σ(x), α and β in one precision, and in shapes that broadcast to that of z."""
         self._check_shapes(logits, features)
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        with torch.autocast(logits.device.type, enabled=False):
+        with _no_autocast(logits.device.type):
             sigma = self.sigma(features.to(dtype))
         shape = (1, -1) + (1,) * (logits.dim() - 2)
-        magnitude, margin = (p.view(shape).to(dtype) for p in (self.magnitude, self.margin))
-        return logits.to(dtype), sigma, magnitude, margin
+        magnitude, margin = self.magnitude.view(shape), self.margin.view(shape)
+        return logits.to(dtype), sigma, magnitude.to(dtype), margin.to(dtype)
 
     def extra_repr(self) -> str:
         return f'num_classes={self.num_classes}, in_channels={self.in_channels}'
@@ -128,6 +130,15 @@ class AdaptiveCalibration(nn.Module):
                 f'logits and features differ in their positions: {tuple(logits.shape)} and '
                 f'{tuple(features.shape)}'
             )
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager:
+    """Keeps the precision of products; where nothing would change it, for nothing."""
+    try:
+        is_on = torch.is_autocast_enabled(device_type)
+    except TypeError:  # before PyTorch 2.4, it answers for CUDA alone
+        is_on = True
+    return torch.autocast(device_type, enabled=False) if is_on else nullcontext()
 
 
 def _affine(scores: Tensor, magnitude: Tensor, margin: Tensor) -> Tensor:

@@ -10,17 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from .adaptive import AdaptiveCalibration
-from .cosine import CosineConv2d, CosineLinear
 from .in_place import mix_in
 
-# What they make is a new tensor, which they do not keep; a layer of one's own may.
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, CosineLinear, CosineConv2d)
-_FORWARDS = {kind.forward for kind in _LAYERS}
+# The scores that their layers make are a new tensor, which they do not keep; one's own may.
+_LIBRARIES = ('torch', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmdisalign')
 
 
 def makes_new(forward: Callable[..., Any]) -> bool:
-    """Whether a layer's method is known to make a new tensor each time, which is its caller's."""
-    return getattr(forward, '__func__', None) in _FORWARDS
+    """Whether scores by a layer's method are known to be its caller's, who may overwrite them."""
+    return getattr(forward, '__module__', '').partition('.')[0] in _LIBRARIES
 
 
 @dataclass(frozen=True)
