@@ -29,6 +29,34 @@ def reference(module: AdaptiveCalibration, logits: Tensor, features: Tensor) -> 
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize('positions', [(), (3,), (3, 2)])
+def test_in_place_scores_are_overwritten_where_nothing_needs_them(positions: tuple) -> None:
+    calibration = trained_calibration()
+    logits, features = torch.randn(4, 5, *positions), torch.randn(4, 7, *positions)
+    given = logits.clone(), features.clone()
+    expected = calibration.in_place(logits, features)
+    assert expected is not logits and expected.requires_grad
+    with torch.no_grad():
+        calibration(logits, features)
+        assert torch.equal(logits, given[0])
+        out = calibration.in_place(logits, features)
+    assert out is logits
+    assert torch.equal(features, given[1])
+    # The same sums and products of float32; a vector of them may be rounded once less at its ends.
+    torch.testing.assert_close(out, expected.detach(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('hook', ['register_forward_hook', 'register_forward_pre_hook'])
+def test_in_place_scores_that_a_hook_may_keep_stay_as_they_are(hook: str) -> None:
+    calibration = trained_calibration()
+    logits, features = torch.randn(4, 5), torch.randn(4, 7)
+    given, kept = logits.clone(), []
+    getattr(calibration, hook)(lambda _, inputs, *out: kept.append(inputs[0]))
+    with torch.no_grad():
+        assert calibration.in_place(logits, features) is not logits
+    assert torch.equal(kept[0], given)
+
+
 def test_worked_example() -> None:
     # sigma = sigmoid(0) = 1/2, so z = (2, -1) becomes (1 + 1/2) 2 + 1/2 = 3.5 and -1 + (-4)/2 = -3.
     calibration = AdaptiveCalibration(num_classes=2, in_channels=1)

@@ -140,6 +140,20 @@ def test_calibration_loss_trains_the_calibration_of_every_head(name: str) -> Non
     assert trained == {'calibration.magnitude', 'calibration.margin'}
 
 
+def test_what_a_hook_keeps_of_the_calibration_is_not_overwritten() -> None:
+    _, head = build_pair('FCNHead')
+    kept = []
+    with torch.no_grad():
+        head.calibration.margin.normal_()
+        without = head(*inputs_of('FCNHead'))
+        head.calibration.register_forward_hook(lambda module, args, out: kept.extend(args))
+        out = head(*inputs_of('FCNHead'))
+        scores, features = kept
+        assert torch.equal(scores, torch.nn.Conv2d.forward(head.conv_seg, features))
+    # One float32 rounding of a product may differ.
+    torch.testing.assert_close(out, without, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize('name', ['FCNHead', 'UPerHead', 'SegformerHead', 'OCRHead'])
 def test_calibrated_scores_follow_the_formula(name: str) -> None:
     head, stage2 = build_pair(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mmdisalign.calibration import (
     CosineConv2d,
     CosineLinear,
     ScoreLayout,
+    adaptive,
     calibrate_layer,
 )
 
@@ -48,12 +50,25 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, ScoreLayout
     return build(), torch.randn(shape), layout
 
 
-def test_untouched_it_is_the_layer_bit_for_bit(case) -> None:
+@pytest.fixture(params=[torch.enable_grad, torch.no_grad, torch.inference_mode])
+def mode(request: pytest.FixtureRequest) -> AbstractContextManager:
+    """Without gradients, scores are calibrated in place."""
+    return request.param()
+
+
+@pytest.fixture(params=[adaptive.TILE, 7], ids=['whole', 'in tiles'])
+def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptive, 'TILE', request.param)
+
+
+@pytest.mark.usefixtures('tile')
+def test_untouched_it_is_the_layer_bit_for_bit(case, mode: AbstractContextManager) -> None:
     layer, features, layout = case
     plain = copy.deepcopy(layer)
     calibrated = calibrate_layer(layer, layout)
     assert calibrated is layer and isinstance(layer, type(plain))
-    assert torch.equal(layer(features), plain(features))
+    with mode:
+        assert torch.equal(layer(features), plain(features))
 
 
 def test_its_parameters_keep_their_names(case) -> None:
@@ -92,6 +107,83 @@ def test_each_score_is_calibrated_by_the_sigma_of_its_position(case) -> None:
                 own
             ] + sigma * calibration.margin
             torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures('tile')
+@pytest.mark.parametrize('precision', [torch.float32, torch.bfloat16])
+def test_in_place_it_makes_the_scores_that_it_trains_with(case, precision: torch.dtype) -> None:
+    layer, features, layout = case
+    learned(calibrate_layer(layer, layout).calibration)
+    layer, features = layer.to(precision), features.to(precision)
+    trained_with, given = layer(features).detach(), features.clone()
+    with torch.no_grad():
+        out = layer(features)
+    assert out.dtype == torch.float32
+    assert torch.equal(features, given)
+    # The same sums and products of float32; a vector of them may be rounded once less at its ends.
+    torch.testing.assert_close(out, trained_with, rtol=1e-6, atol=1e-6)
+
+
+def test_under_autocast_it_is_in_float32_as_well(case, mode: AbstractContextManager) -> None:
+    layer, features, layout = case
+    plain = copy.deepcopy(layer)
+    calibrate_layer(layer, layout)
+    with mode, torch.autocast('cpu', dtype=torch.bfloat16):
+        out, before = layer(features), plain(features)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, before.float())
+
+
+class Keeping(nn.Linear):
+    """Keeps the scores that it makes, and gives them again."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not hasattr(self, 'kept'):
+            self.kept = super().forward(features)
+        return self.kept
+
+
+def test_what_a_layer_keeps_is_calibrated_once(mode: AbstractContextManager) -> None:
+    features, layer = torch.randn(4, 6), Keeping(6, 5)
+    plain = copy.deepcopy(layer)
+    learned(calibrate_layer(layer, ScoreLayout(5)).calibration)
+    with mode:
+        first, second = layer(features), layer(features)
+        assert torch.equal(layer.kept, plain(features))
+        assert not torch.equal(first, plain(features))
+        assert torch.equal(first, second)
+
+
+def test_hooks_see_the_scores_before_and_after(case, mode: AbstractContextManager) -> None:
+    layer, features, layout = case
+    plain = copy.deepcopy(layer)
+    calibration = calibrate_layer(layer, layout).calibration
+    learned(calibration)
+    seen = []
+    with mode:
+        unwatched = layer(features)
+        calibration.register_forward_hook(lambda _, inputs, out: seen.extend([inputs[0], out]))
+        layer.register_forward_hook(lambda _, inputs, out: seen.extend([plain(*inputs), out]))
+        out = layer(features)
+    before, after, outputs, last = seen
+    assert last is out
+    # Once more as the layer is watched: the same but for the rounding of a product.
+    torch.testing.assert_close(out, unwatched, rtol=1e-6, atol=1e-6)
+    axis = 1 if isinstance(layer, nn.Conv2d) else -1
+    for found, whole in ((before, outputs), (after, out)):
+        rows = whole.movedim(axis, -1).unflatten(-1, (-1, layout.size))
+        own = rows[..., layout.before : layout.before + CLASSES]
+        assert torch.equal(found.flatten().sort().values, own.flatten().sort().values)
+
+
+@pytest.mark.usefixtures('tile')
+def test_a_traced_layer_takes_other_sizes(case) -> None:
+    layer, features, layout = case
+    learned(calibrate_layer(layer, layout).calibration)
+    more = torch.cat([features, features.flip(0)])
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, features)
+        torch.testing.assert_close(traced(more), layer(more), rtol=1e-6, atol=1e-6)
 
 
 def test_a_copy_is_calibrated_as_well(case) -> None:

@@ -219,6 +219,19 @@ def test_untouched_stage_2_is_stage_1_bit_for_bit(head: str) -> None:
 
 
 @pytest.mark.parametrize('head', HEADS)
+def test_it_predicts_the_same_in_place_and_watched(head: str) -> None:
+    _, model = build_pair(head)
+    (calibration,) = calibrations_of(model).values()
+    with torch.no_grad():
+        for parameter in calibration.parameters():
+            parameter.normal_(std=0.1)
+    in_place = predicted(model)
+    with captured(calibration):  # what hooks may keep is not overwritten
+        # Half an ulp of each float32 score, and what is upsampled of them.
+        torch.testing.assert_close(predicted(model), in_place, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('head', HEADS)
 def test_one_calibration_is_added_and_no_parameter_is_renamed(head: str) -> None:
     stage1, stage2 = build_pair(head)
     assert list(calibrations_of(stage2)) == [f'{LAYERS[head]}.calibration']

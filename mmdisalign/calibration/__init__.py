@@ -3,7 +3,13 @@
 from .adaptive import AdaptiveCalibration
 from .cosine import CosineConv2d, CosineLinear
 from .in_place import mix_in, mixed
-from .layer import CalibratedLayerMixin, ScoreLayout, calibrate_layer, hold_calibration
+from .layer import (
+    CalibratedLayerMixin,
+    ScoreLayout,
+    calibrate_layer,
+    hold_calibration,
+    makes_new,
+)
 from .posthoc import logit_adjustment, normalized_calibration, tau_normalized
 from .prior import ClassPrior, PriorLike
 from .released import convert_released_keys
@@ -30,6 +36,7 @@ __all__ = [
     'generalized_reweight',
     'hold_calibration',
     'logit_adjustment',
+    'makes_new',
     'mix_in',
     'mixed',
     'normalized_calibration',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -10,6 +11,14 @@ from torch import Tensor, nn
 
 from .adaptive import AdaptiveCalibration
 from .in_place import mix_in
+
+# The scores that their layers make are a new tensor, which they do not keep; one's own may.
+_LIBRARIES = ('torch', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmdisalign')
+
+
+def makes_new(forward: Callable[..., Any]) -> bool:
+    """Whether scores by a layer's method are known to be its caller's, who may overwrite them."""
+    return getattr(forward, '__module__', '').partition('.')[0] in _LIBRARIES
 
 
 @dataclass(frozen=True)
@@ -51,33 +60,45 @@ class CalibratedLayerMixin:
     Mixed in before the layer's class by :func:`calibrate_layer`. One σ a position (or query, RoI,
     image) is shared by its anchors, as are α and β of a class. The layer's parameters keep their
     names; those of the calibration are ``calibration.*``. Untouched, it is the layer, bit for bit.
+
+    Attributes:
+        layout: Of its outputs.
+        calibration: Of its scores.
+        makes_new: Whether these are overwritten where no gradients are needed, see
+            :func:`makes_new`.
     """
 
     layout: ScoreLayout
     calibration: AdaptiveCalibration
+    makes_new = False
 
     def forward(self, features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the layer makes of features (N, *, F), or (N, F, *) of a convolution."""
         outputs = super().forward(features, *args, **kwargs)
-        axis = -1 if isinstance(self, nn.Linear) else 1
-        if outputs.dim() > 2 and axis == -1:
-            features, outputs = features.movedim(-1, 1), outputs.movedim(-1, 1)
-            return self._calibrated(outputs, features).movedim(1, -1)
-        return self._calibrated(outputs, features)
+        calibrate = self.calibration.in_place if self.makes_new else self.calibration
+        if isinstance(self, nn.Conv2d):
+            return self._calibrated(outputs, features, calibrate)
+        rows = self._calibrated(outputs.flatten(0, -2), features.flatten(0, -2), calibrate)
+        return rows.view_as(outputs)
 
-    def _calibrated(self, outputs: Tensor, features: Tensor) -> Tensor:
+    def _calibrated(
+        self, outputs: Tensor, features: Tensor, calibrate: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
         """Calibrated outputs (N, A * size, *) of features (N, F, *)."""
-        layout = self.layout
+        layout, by_anchor = self.layout, outputs
         anchors = layout.anchors(outputs.shape[1])
         if anchors > 1:  # those of a position are as positions to the calibration, (N, K, A, *)
-            outputs = outputs.unflatten(1, (anchors, layout.size)).transpose(1, 2)
+            by_anchor = outputs.unflatten(1, (anchors, layout.size)).transpose(1, 2)
             features = features.unsqueeze(2)
-        sizes = [layout.before, layout.num_classes, layout.after]
-        before, scores, after = outputs.split(sizes, dim=1)
-        outputs = self.calibration(scores, features)
+        scores = by_anchor.narrow(1, layout.before, layout.num_classes)
+        calibrated = calibrate(scores, features)
+        if calibrated is scores:  # in place
+            return outputs
         if layout.before or layout.after:
-            outputs = torch.cat([before.to(outputs), outputs, after.to(outputs)], dim=1)
-        return outputs if anchors == 1 else outputs.transpose(1, 2).flatten(1, 2)
+            first, last = layout.before, layout.before + layout.num_classes
+            parts = by_anchor[:, :first], calibrated, by_anchor[:, last:]
+            calibrated = torch.cat([part.to(calibrated.dtype) for part in parts], dim=1)
+        return calibrated if anchors == 1 else calibrated.transpose(1, 2).flatten(1, 2)
 
 
 def calibrate_layer(
@@ -113,6 +134,7 @@ def calibrate_layer(
     layout.anchors(outputs)
     if not is_linear:
         _check_positions(layer)
+    layer.makes_new = makes_new(layer.forward)
     mix_in(layer, CalibratedLayerMixin, 'Calibrated')
     layer.layout = layout
     layer.calibration = calibration or AdaptiveCalibration(layout.num_classes, inputs)

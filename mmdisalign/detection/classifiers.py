@@ -14,6 +14,7 @@ from ..calibration import (
     CosineLinear,
     ScoreLayout,
     convert_released_keys,
+    makes_new,
 )
 from ..engine import derive
 
@@ -39,6 +40,7 @@ class CalibratedClassifierMixin(CalibratedLayerMixin):
     ) -> None:
         super().__init__(in_features, out_features, **kwargs)
         num_classes = out_features - 1 if num_classes is None else num_classes
+        self.makes_new = makes_new(super(CalibratedLayerMixin, self).forward)
         self.layout = ScoreLayout(num_classes, after=out_features - num_classes)
         self.calibration = AdaptiveCalibration(num_classes, in_features)
 

@@ -22,6 +22,7 @@ from ..calibration import (
     ZeroCount,
     calibrate_layer,
     generalized_reweight,
+    makes_new,
     mix_in,
 )
 from ..engine import as_in_training, check_prior, refusal
@@ -56,13 +57,15 @@ class CalibratedScoresMixin:
     """
 
     calibration: AdaptiveCalibration
+    makes_new = False
 
     def forward(self, features: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As of the module; the scores are calibrated, and what comes with them is not."""
         outputs = super().forward(features, *args, **kwargs)
         scores, *others = outputs if isinstance(outputs, tuple) else (outputs,)
         axis = -1 if isinstance(self, nn.LayerNorm) else 1
-        calibrated = self.calibration(scores.movedim(axis, 1), features.movedim(axis, 1))
+        calibrate = self.calibration.in_place if self.makes_new else self.calibration
+        calibrated = calibrate(scores.movedim(axis, 1), features.movedim(axis, 1))
         calibrated = calibrated.movedim(1, axis)
         if isinstance(self, nn.Conv1d) and not torch.is_grad_enabled():
             # PointRend puts them among the scores of a map, which autocast has in half precision.
@@ -133,6 +136,7 @@ def _calibrate(layer: nn.Module, num_classes: int) -> None:
     ):
         raise ValueError('its scores are of a smaller map than its features')
     inputs = outputs if isinstance(layer, nn.LayerNorm) else layer.in_channels
+    layer.makes_new = makes_new(layer.forward)
     mix_in(layer, CalibratedScoresMixin, 'Calibrated')
     layer.calibration = AdaptiveCalibration(num_classes, inputs)
 
