@@ -52,6 +52,7 @@ from ..engine.one_pass import (
     SCORES,
     OnePass,
     build_stage2,
+    check_choosable,
     check_fully,
     class_weights,
     is_calibrated,
@@ -119,6 +120,8 @@ class Calibration:
         self._check_config()
         model = build_stage2(self._model(), self.args.checkpoint, self.args.seed)
         collector = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector(model)
+        if self._chooses_exp_scale:
+            check_choosable(collector.losses)
         choice, seeded = self._choice(dataset), SeededDataset(dataset, self.args.seed)
         self._cache = self._collect(collector, seeded, choice)
         collected = time.monotonic()
@@ -258,13 +261,16 @@ class Calibration:
             'options': [args.seed, choice.identity],
         }
 
+    @property
+    def _chooses_exp_scale(self) -> bool:
+        given = self.args.exp_scale
+        return given == 'auto' or (given is None and not self.is_calibrated)
+
     def _exp_scale(self, one_pass: OnePass, model: torch.nn.Module) -> float:
         """ρ: as given, as in the config of stage 2, or the best."""
-        given = self.args.exp_scale
-        if given is None and self.is_calibrated:
-            (given,) = {loss.exp_scale for loss in one_pass.losses.values()}
-        if given is not None and given != 'auto':
-            return given
+        if not self._chooses_exp_scale:
+            (own,) = {loss.exp_scale for loss in one_pass.losses.values()}
+            return own if self.args.exp_scale is None else self.args.exp_scale
         score = SCORES[self.plugin]
         scores = one_pass.choose(calibrations_of(model), score, self.args.seed)
         rows = [[f'{exp_scale:g}', f'{found:.2f}'] for exp_scale, found in scores.items()]
