@@ -33,7 +33,7 @@ from mmdisalign.classification.collect import SampleCollector
 from mmdisalign.classification.layers import BACKBONE_PATHS, PATHS, model_layers
 from mmdisalign.classification.losses import grw_loss
 from mmdisalign.engine.confidence import calibrations_of
-from mmdisalign.onepass.one_pass import OnePass
+from mmdisalign.onepass.one_pass import OnePass, check_choosable
 
 PRIOR = [50, 30, 15, 4, 1]
 WEIGHT = torch.tensor([1 / count**1.2 for count in PRIOR])
@@ -601,7 +601,7 @@ def test_every_class_of_an_image_has_a_sample() -> None:
     whole = OnePass(collector, samples, elements, None, 0.0)
     whole.check_classes()  # of 0 to 2 too, though the images count by rarer ones
     with pytest.raises(ValueError, match=r'may be of several classes.*--exp-scale'):
-        whole.choose(calibrations_of(stage2), 'accuracy', 0)
+        check_choosable(collector.losses)
     samples, elements = collected(collector, labelled([0, 3], [1, 3], [4], [4], [4], []))
     with pytest.raises(ValueError, match='no sample of class 2'):
         OnePass(collector, samples, elements, None, 0.0).check_classes()

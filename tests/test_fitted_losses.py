@@ -315,6 +315,14 @@ def test_few_of_the_negatives_tell_the_loss(monkeypatch: pytest.MonkeyPatch) -> 
     assert of_fit(model, collector, few, elements)[0] == pytest.approx(expected, rel=0.05)
 
 
+def test_seesaw_trains_with_its_two_losses_alone() -> None:
+    model, data = stage2('Seesaw'), batch()
+    data = model.data_preprocessor(data, True)
+    losses = model.loss(data['inputs'], data['data_samples'])
+    found = {name for name in losses if 'loss' in name}
+    assert found == {'loss_cls_objectness', 'loss_cls_classes'}
+
+
 def test_seesaw_is_fitted_to_where_training_would_stay() -> None:
     model = stage2('Seesaw')
     collector = SampleCollector(model)

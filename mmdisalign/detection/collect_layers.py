@@ -209,7 +209,8 @@ class _Watched:
         at, logits = place[chosen], logits[chosen]
         seen = call.scores.detach()[at]
         # 1e-4: the same numbers, but for rounding where they are computed.
-        if not torch.allclose(self.loss.viewed(logits), seen, rtol=1e-4, atol=1e-4):
+        viewed = self.loss.viewed(logits)
+        if not torch.allclose(viewed, seen, rtol=1e-4, atol=1e-4, equal_nan=True):
             raise ValueError(
                 'what the loss sees is not what the classification layer makes, but something '
                 'computed from it, which one pass does not know: use tools/train.py'

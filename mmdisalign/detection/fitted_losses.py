@@ -52,6 +52,7 @@ def _with_objectness(_: nn.Module, scores: Tensor, objectness: Tensor) -> Tensor
 
 
 def _clamped(head: nn.Module, scores: Tensor, _: Optional[Tensor]) -> Tensor:
+    """As of ``CenterNetUpdateHead``; where all scores are at a limit, none has a gradient."""
     return scores.sigmoid().clamp(min=head.sigmoid_clamp, max=1 - head.sigmoid_clamp)
 
 
@@ -131,15 +132,14 @@ class LayerLoss(FittedLoss):
         """What a call was of."""
         (scores, target, *others), options, _ = called
         weight = others[0] if others else options.get('weight')
-        scores = scores.reshape(-1, scores.shape[-1])
         if isinstance(target, tuple):
-            label, quality = (each.reshape(-1) for each in target)
-        elif target.numel() < scores.numel():
-            label = target.reshape(-1)
-            quality = torch.ones_like(label, dtype=scores.dtype)
+            label, quality = target
+        elif target.dim() < scores.dim():
+            label, quality = target, torch.ones_like(target, dtype=scores.dtype)
         else:
-            quality, label = target.reshape(scores.shape).max(dim=-1)
+            quality, label = target.max(dim=-1)
             label = label.where(quality > 0, self.num_classes)
+        scores, label, quality = scores.flatten(0, -2), label.flatten(), quality.flatten()
         if weight is None:
             weight = scores.new_ones(len(scores))
         weight = weight.detach().reshape(len(scores), -1)[:, 0]

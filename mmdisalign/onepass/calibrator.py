@@ -47,6 +47,7 @@ from .one_pass import (
     SCORES,
     OnePass,
     build_stage2,
+    check_choosable,
     check_fully,
     class_weights,
     is_calibrated,
@@ -248,6 +249,8 @@ class Calibrator:
         validation = self._validation(dataset)
         model = build_stage2(self._model(), options.checkpoint, options.seed, kind)
         collector = kind(model)
+        if self._chooses():
+            check_choosable(collector.losses)
         choice = self.passing.choice(dataset, self.prior, options.images_per_class, options.passes)
         seeded = SeededDataset(dataset, options.seed)
         self.passing.collect(collector, seeded, choice, len(self.prior))
@@ -291,8 +294,11 @@ class Calibrator:
 
     def _asks_validation(self) -> bool:
         options = self.options
-        if options.choose is not None:
-            return options.choose == 'val'
+        return self._chooses() if options.choose is None else options.choose == 'val'
+
+    def _chooses(self) -> bool:
+        """Whether there is a number to choose, or a method."""
+        options = self.options
         if options.method == 'disalign':
             return options.exp_scale is None and not self.is_calibrated
         return needs_choice(options.method, options.value)

@@ -128,6 +128,15 @@ def class_weights(loss: FittedLoss, exp_scale: float, zero_count: ZeroCount) -> 
     return torch.cat([foreground, loss.class_weight[loss.num_classes :].cpu()])
 
 
+def check_choosable(losses: Mapping[str, FittedLoss]) -> None:
+    """Raise ValueError if held-out samples do not tell which ρ is best."""
+    if any(loss.several for loss in losses.values()):
+        raise ValueError(
+            'an image may be of several classes, so the share that is predicted right does not '
+            'tell ρ: name it with --exp-scale'
+        )
+
+
 class OnePass:
     """Samples of a model's calibrations, to which they are fitted.
 
@@ -226,9 +235,6 @@ class OnePass:
             calibrations: Untouched; they stay so.
             score: See :func:`balanced_score`.
             seed: Decides which samples are left out, where there are many.
-
-        Raises:
-            ValueError: If samples do not tell which ρ is best.
         """
         scores = dict.fromkeys(EXP_SCALES, 0.0)
         for name, untouched in calibrations.items():
@@ -237,11 +243,6 @@ class OnePass:
             # On sigmoids, what is of no class has no score: the others are judged.
             own, loss = self.samples[name], self.losses[name]
             judged = judged[own.label[judged] < len(loss.class_weight)]
-            if loss.several:
-                raise ValueError(
-                    'an image may be of several classes, so the share of those predicted right '
-                    'does not tell ρ: name it with --exp-scale'
-                )
             if not len(fitted) or not len(judged):
                 raise ValueError(
                     'there are too few images to hold some out and choose ρ by them: name it with '
