@@ -127,11 +127,19 @@ def test_gradients_against_finite_differences(positions: tuple[int, ...]) -> Non
     assert torch.autograd.gradcheck(call, (logits, features, *parameters.values()))
 
 
-def test_computes_in_float32_under_autocast() -> None:
+@pytest.mark.parametrize('old', [False, True])
+def test_computes_in_float32_under_autocast(old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calibration = trained_calibration()
     logits, features = torch.randn(3, 5).bfloat16(), torch.randn(3, 7).bfloat16()
     expected = calibration(logits.float(), features.float())
+
+    def takes_no_device(*_: object) -> bool:
+        monkeypatch.undo()  # for autocast itself asks
+        raise TypeError
+
     with torch.autocast('cpu', dtype=torch.bfloat16):
+        if old:  # as PyTorch before 2.4
+            monkeypatch.setattr(torch, 'is_autocast_enabled', takes_no_device)
         out = calibration(logits, features)
     assert out.dtype == torch.float32
     assert torch.equal(out, expected)
