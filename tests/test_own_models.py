@@ -1,4 +1,4 @@
-"""A model of one's own is calibrated as it is, or refused: what it does is never replaced unseen."""
+"""A model of one's own is calibrated as it is, or refused: nothing it does is replaced unseen."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_an_argument_of_ones_own_is_taken_and_another_is_named() -> None:
 
 
 def test_one_pass_does_not_fit_another_loss_than_that_of_training() -> None:
-    with pytest.raises(ValueError, match='has its own losses.*use train.py'):
+    with pytest.raises(ValueError, match=r'has its own losses.*use train\.py'):
         SampleCollector(calibrated(DoublingSegmentor))
     with pytest.raises(ValueError, match='tiled_loss is of the losses of mmseg'):
         MODELS.build(stage2_cfg(own_cfg(DoublingSegmentor), tiled_loss=True))
