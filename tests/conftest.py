@@ -16,7 +16,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 # Files that take long, the longest first; each is one process's.
-LONG = ('demo', 'demo_instances', 'calibrate', 'tools', 'detector_tools', 'cls_tools')
+LONG = ('demo', 'demo_instances', 'calibrate', 'tools', 'detector_tools', 'families', 'cls_tools')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
