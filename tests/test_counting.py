@@ -488,6 +488,29 @@ def test_the_class_of_each_image_is_its_label(tmp_path: Path) -> None:
     assert [own.tolist() for own in found] == [[2], [0]] * 2
 
 
+def test_an_image_counts_for_each_of_its_labels(tmp_path: Path) -> None:
+    from mmdisalign.classification.count import count_images
+
+    init_default_scope('mmpretrain')
+    labels = [[0, 2], [0], [], [2, 2], 1]
+    content = dict(
+        metainfo=dict(classes=('a', 'b', 'c')),
+        data_list=[dict(img_path=f'{i}.jpg', gt_label=own) for i, own in enumerate(labels)],
+    )
+    path = tmp_path / 'labels.json'
+    path.write_text(json.dumps(content))
+    config = dict(type='MultiLabelDataset', ann_file=str(path), pipeline=[])
+    assert count_images(config).counts.tolist() == [2, 1, 2]
+    from mmpretrain.registry import DATASETS as CLASSIFICATION
+
+    found = classes_of_images('classification', CLASSIFICATION.build(config), 3)
+    assert [np.unique(own).tolist() for own in found] == [[0, 2], [0], [], [2], [1]]
+    content['data_list'][1]['gt_label'] = [0, 3]
+    path.write_text(json.dumps(content))
+    with pytest.raises(CountError, match=r'1\.jpg has label 3, but the data set has 3 classes'):
+        count_images(config)
+
+
 def count_list(root: Path, lines: str, *, skip_errors: bool = False, **options: Any) -> Any:
     from mmdisalign.classification.count import count_images
 

@@ -14,6 +14,7 @@ from mmseg.registry import MODELS
 from test_segmentors import batch, build_pair, cascade_cfg, stage1_cfg, stage2_cfg, train
 
 from mmdisalign.engine import read_config
+from mmdisalign.onepass.one_pass import build_stage2
 from mmdisalign.segmentation import calibrated_model
 from mmdisalign.segmentation.collect import SampleCollector
 
@@ -96,6 +97,16 @@ def test_one_pass_does_not_fit_another_loss_than_that_of_training() -> None:
         SampleCollector(calibrated(DoublingSegmentor))
     with pytest.raises(ValueError, match='tiled_loss is of the losses of mmseg'):
         MODELS.build(stage2_cfg(own_cfg(DoublingSegmentor), tiled_loss=True))
+
+
+def test_what_one_pass_refuses_it_refuses_before_weights_are_loaded() -> None:
+    calibrated(DoublingSegmentor)
+    for cfg, message in (
+        (stage2_cfg(own_cfg(DoublingSegmentor)), 'has its own losses'),
+        (stage2_cfg(stage1_cfg(), calibration=dict(norm_cfg=dict(type='BN'))), 'for its confid'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_stage2(cfg, 'there_is_none.pth', 0, SampleCollector)
 
 
 def test_both_routes_name_the_same_type() -> None:
