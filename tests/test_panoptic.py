@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 from mmdet.evaluation.functional import panoptic_utils
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import DATASETS, MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
 from project import PANOPTIC, run, save_untrained, write_panoptic
 
+from mmdisalign import cli
 from mmdisalign.analysis import Evaluation
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.counting import CountError
@@ -235,6 +236,15 @@ def test_what_cannot_be_evaluated_is_said(data: Path) -> None:
     (data / 'other.json').write_text('{"categories": [{"id": 1, "name": "cat"}]}')
     with pytest.raises(ValueError, match=r"other\.json is no panoptic .*'isthing' is not there"):
         LongTailPanopticMetric(str(data / 'other.json'), str(data / 'segments'))
+
+
+def test_what_mmdet_needs_besides_is_said_in_a_line(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, 'panopticapi', None)  # not installed
+    with pytest.raises(SystemExit):
+        cli.run(lambda: TRANSFORMS.build(dict(type='LoadPanopticAnnotations')))
+    said = capsys.readouterr().err
+    assert said.startswith('error: ') and 'panopticapi is not installed' in said
+    assert said.count('\n') == 1
 
 
 # The report

@@ -87,6 +87,8 @@ def _labels(infos: Iterable[Mapping[str, Any]], metainfo: Mapping[str, Any]) -> 
 
 
 def _instances(info: Mapping[str, Any]) -> list[int]:
+    if 'instances' not in info:
+        raise CountError(f'{info.get("img_path")} has a map of labels, and no instances to count')
     return [each['bbox_label'] for each in info['instances'] if not each['ignore_flag']]
 
 
