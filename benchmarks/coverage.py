@@ -264,14 +264,22 @@ def helped(model: Any) -> Any:
         import torch
         from mmcv.ops import MaskedConv2d
         from mmdet.models.dense_heads import CornerHead, SSDHead
+        from mmdet.models.necks.ssd_neck import L2Norm
         from torch import nn
 
         for module in model.modules():
             if isinstance(module, SSDHead) and not hasattr(module, 'loss_cls'):
                 module.loss_cls = None
+            if isinstance(module, L2Norm):  # else what is in memory
+                nn.init.constant_(module.weight, module.scale)
             if isinstance(module, CornerHead):  # hourglasses of random weights come to 1e25
                 for maps in (*module.tl_heat, *module.br_heat):
                     maps[-1].conv.weight.data.mul_(1e-25)
+                # Corners of an object agree on an embedding or a centre: random ones never do.
+                for name, part in module.named_modules():
+                    if re.fullmatch(r'(tl|br)_(emb|centripetal_shift)\.\d+\.1\.conv', name):
+                        part.weight.data.zero_()
+                        part.bias.data.zero_()
             if hasattr(module, 'init_proposal_bboxes'):  # as they begin: the whole image
                 with torch.no_grad():
                     whole = torch.tensor([0.5, 0.5, 1.0, 1.0])
@@ -378,6 +386,11 @@ def settle(model: Any, data: dict) -> None:
         norms = [norm for norm in norms if norm.track_running_stats]
         momenta = [norm.momentum for norm in norms]
         model.eval()
+
+        def leave_pixels(norm: Any, inputs: tuple) -> None:
+            norm.train(inputs[0][0, 0].numel() > 1)  # two images have no statistics of one pixel
+
+        handles = [norm.register_forward_pre_hook(leave_pixels) for norm in norms]
         for norm in norms:
             norm.momentum = 1.0
             norm.train()
@@ -386,9 +399,14 @@ def settle(model: Any, data: dict) -> None:
             inputs = model.data_preprocessor(copy.deepcopy(data), False)['inputs']
             # A norm of a map of one pixel, or SyncBN without a GPU, raises.
             with contextlib.suppress(ValueError):
-                model.extract_feat(inputs)
+                features = model.extract_feat(inputs)
+                head = getattr(model, 'bbox_head', None)
+                if head is not None and any(isinstance(own, _BatchNorm) for own in head.modules()):
+                    head(features)
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
+        for handle in handles:
+            handle.remove()
     model.eval()
 
 
@@ -520,12 +538,10 @@ class Examination:
         """Raise unless what tools/calibrate.py does works."""
         import numpy as np
         import torch
-        from mmengine.logging import MessageHub
 
         from mmdisalign.calibration import ClassPrior
         from mmdisalign.engine.confidence import calibrations_of
-        from mmdisalign.onepass.fitting import fit_calibration, normalizer_of, softmax_losses
-        from mmdisalign.onepass.one_pass import stage2_model
+        from mmdisalign.onepass.one_pass import OnePass, stage2_model
 
         prior = ClassPrior.build(list(range(self.classes * 3, self.classes, -2)))
         options = stage2_model(self.stage1, self.plugin, prior, 0.5, None)
@@ -535,21 +551,17 @@ class Examination:
         )
         frozen = {k: v.clone() for k, v in model.state_dict().items() if 'calibration.' not in k}
         self._check_untouched(model)
-        MessageHub.get_current_instance().update_info('epoch', 0)  # as a Runner tells heads
         with torch.no_grad():
             found = list(collector(copy.deepcopy(self.data), np.random.default_rng(0)))
-        if {name for name, _, _ in found} != set(calibrations_of(model)):
-            raise Wrong(f'samples of {[name for name, _, _ in found]} only')
-        for name, samples, _ in found:
-            calibration = calibrations_of(model)[name]
-            weight = collector.losses[name].class_weight
-            every = np.arange(0, len(samples), len(samples) // 200 + 1)
-            loss = collector.losses[name]
-            own = getattr(loss, 'element_losses', softmax_losses)
-            total = normalizer_of(loss.normalizer, samples, every, weight, 1.0)
-            fit = fit_calibration(calibration, samples, every, weight, total, element_losses=own)
+        samples, elements = pooled(found)
+        if set(samples) != set(calibrations_of(model)):
+            raise Wrong(f'samples of {list(samples)} only')
+        whole = OnePass(collector, samples, elements, None, weight_decay=1e-4)
+        for name, own in samples.items():
+            chosen = np.arange(0, len(own), len(own) // 400 + 1)
+            fit = whole.fit(calibrations_of(model)[name], name, 0.5, chosen)
             # Noise may leave a head with quality targets, RTMDet's, without a positive.
-            positive = samples.quality[samples.label < self.classes]
+            positive = own.quality[own.label < self.classes]
             if not fit.after < fit.before and (positive > 0.1).any():
                 raise Wrong(f'{name}: the fit has loss {fit.before} before and {fit.after} after')
         self._check_effect(model, frozen)
@@ -591,6 +603,30 @@ class Examination:
                 calibration.margin.copy_(torch.linspace(-30, 30, len(calibration.margin)))
         if same(predicted(model, self.data), self.expected):
             raise Wrong('with another calibration, it still predicts what stage 1 does')
+
+
+def pooled(found: list) -> tuple[dict, dict]:
+    """Samples of the images of a batch, and how many elements they had, by calibration."""
+    import numpy as np
+
+    from mmdisalign.onepass.fitting import Samples
+
+    parts: dict[str, list] = {}
+    elements: dict[str, float] = {}
+    for name, samples, own in found:
+        parts.setdefault(name, []).append(vars(samples))
+        elements[name] = elements.get(name, 0.0) + sum(own.values())
+    samples = {
+        name: Samples(
+            **{
+                key: np.concatenate([part[key] for part in each])
+                for key, value in each[0].items()
+                if value is not None
+            }
+        )
+        for name, each in parts.items()
+    }
+    return samples, elements
 
 
 def root_of(error: BaseException) -> BaseException:

@@ -382,9 +382,9 @@ class _SamplesOnDevice(fit.Samples):
 
     device: torch.device
 
-    def chunks(self, chosen: np.ndarray) -> list[fit.Chunk]:
-        chunks = super().chunks(chosen)
-        return [tuple(part.to(self.device) for part in chunk) for chunk in chunks]
+    def chunks(self, chosen: np.ndarray, whole_images: bool = False) -> list[fit.Chunk]:
+        chunks = super().chunks(chosen, whole_images)
+        return [fit.Chunk(*(part.to(self.device) for part in chunk)) for chunk in chunks]
 
 
 FitProblem = tuple[_SamplesOnDevice, Tensor, float]

@@ -125,20 +125,3 @@ def test_queries_are_fitted_with_the_weight_of_no_object(examine, monkeypatch) -
         calibrations_of(model)[name], samples.chunks(every), loss.class_weight, total / layers
     )
     assert found == pytest.approx(float(of_model(model, data)), rel=2e-3)
-
-
-@pytest.mark.parametrize(
-    ('name', 'message'),
-    [
-        ('yolof/yolof_r50-c5_8xb8-1x_coco.py', 'something computed from it'),
-        ('ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py', 'SSDHead cannot be fitted in one'),
-        (
-            'seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss_random-ms-2x_lvis-v1.py',
-            'Shared2FCBBoxHead cannot be fitted in one pass',
-        ),
-    ],
-)
-def test_what_one_pass_does_not_know_is_said(examine, name: str, message: str) -> None:
-    model, data = stage2(examine(name), 0.5)
-    with pytest.raises(ValueError, match=message):
-        list(SampleCollector(model)(copy.deepcopy(data), np.random.default_rng(0)))

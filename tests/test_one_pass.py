@@ -24,6 +24,7 @@ from mmdisalign.onepass.fitting import (
     balanced_score,
     calibrated_scores,
     fit_calibration,
+    hardest,
     normalizer_of,
     sampled_loss,
     sampled_sum,
@@ -103,6 +104,8 @@ class Head(nn.Module):
 
 
 class Segmentor(nn.Module):
+    has_own_loss = False
+
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.decode_head = Head(loss)
@@ -603,6 +606,28 @@ def test_the_background_passes_and_is_no_class() -> None:
     scores = calibrated_scores(calibration, features, logits, torch.ones(5, 1))
     assert torch.equal(scores[:, C], logits[:, 0, C])
     torch.testing.assert_close(scores[:, :C], calibration(logits[:, 0, :C], features[:, 0]))
+
+
+def test_the_hardest_of_each_image_count_by_hand() -> None:
+    # Of image 7, a sure element and three of weights 1, 2, 3, of which half, 3, counts: first the
+    # hardest, of weight 2, then one of the next one's 3. Of image 2, a quarter of 4 counts.
+    image = torch.tensor([7, 2, 7, 7, 2, 7])
+    share = torch.tensor([0.5, 0.25, 1, 0.5, 0.25, 0.5])
+    weight = torch.tensor([1.0, 2, 9, 2, 2, 3])
+    hardness = torch.tensor([0.1, 0.3, 0, 0.9, 0.4, 0.5])
+    found = hardest(hardness, share, weight, image)
+    assert found.tolist() == [0, 0, 9, 2, 1, 1]
+
+
+def test_parts_have_whole_images_as_they_were_passed(monkeypatch) -> None:
+    samples = long_tailed(30)
+    # An image was passed three times; a part of 8 samples or more has whole views.
+    samples.image, samples.view = np.zeros(30, np.int32), np.arange(30, dtype=np.int32) * 7 % 5
+    monkeypatch.setattr('mmdisalign.onepass.fitting.CHUNK', 8 * (CHANNELS + C))
+    chunks = list(samples.chunks(np.arange(25), whole_images=True))
+    views = [set(chunk.view.tolist()) for chunk in chunks]
+    assert views == [{0, 1}, {2, 3}, {4}] and sum(len(chunk.view) for chunk in chunks) == 25
+    assert {len(chunk.view) for chunk in samples.chunks(np.arange(25))} == {8, 1}
 
 
 def test_balanced_score_by_hand() -> None:

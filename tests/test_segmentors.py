@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Optional
 
 import pytest
 import torch
+from fitted import assert_same, collected, counted, learn, of_fit, of_model
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -14,7 +16,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-import mmdisalign.segmentation  # noqa: F401
+from mmdisalign.segmentation.collect import SampleCollector
 
 NORM = dict(type='BN')
 PRIOR = [50, 30, 15, 4, 1]
@@ -322,3 +324,28 @@ def test_amp_on_the_cpu_trains_the_calibration() -> None:
 def test_the_lines_of_segmentation_over_a_detector_are_told_from_those_that_it_takes() -> None:
     with pytest.raises(TypeError, match=r'a detector takes disalign_det\.py'):
         MODELS.build(dict(type='CalibratedEncoderDecoder', backbone=dict(), bbox_head=dict()))
+
+
+@pytest.mark.parametrize('thresh', [None, 0.3])
+def test_one_pass_chooses_the_hardest_pixels_as_training_does(
+    thresh: Optional[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('mmdisalign.segmentation.collect.MOST_OF_A_CLASS', 10**6)
+    cfg = stage1_cfg('SegformerHead')
+    cfg.decode_head.sampler = dict(type='OHEMPixelSampler', thresh=thresh, min_kept=200)
+    _, model = build_pair(cfg)
+    torch.nn.init.normal_(model.decode_head.conv_seg.weight)
+    collector, data = SampleCollector(model), batch(1)
+    samples, elements = collected(collector, data)
+    untouched = counted(model, collector, samples)
+    learn(model)
+    # Of the 200 and more, others are the hardest then.
+    assert (counted(model, collector, samples) != untouched).sum() > 20
+    expected = of_model(model, data)
+    assert_same(of_fit(model, collector, samples, elements), expected)
+    with torch.no_grad():
+        number, _, after = collector.full_losses(
+            data, collector.losses[collector.name].class_weight
+        )
+    assert after / elements[collector.name] == pytest.approx(expected[0], rel=1e-5)  # another order
+    assert number == 32 * 32 - 3 * 32

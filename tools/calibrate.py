@@ -29,8 +29,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--exp-scale',
         type=_exp_scale,
-        help="ρ, or 'auto': that with the best balanced score on training images that are held "
-        "out of the samples; default: that of a config of stage 2, else 'auto'",
+        help="ρ of disalign, or 'auto': that with the best balanced score on training images that "
+        'are held out of the samples; default: that of a config of stage 2, else see --choose',
     )
     parser.add_argument(
         '--zero-count', type=_zero_count, help="weight of unseen classes: 'min', 'ignore', a count"
@@ -53,11 +53,43 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cache-dir', type=Path, help='where samples go, and stay; default: beside --out, removed'
     )
+    parser.add_argument(
+        '--method',
+        default='disalign',
+        help="a second-stage method, see docs/methods.md, or 'best' of all; default: disalign",
+    )
+    parser.add_argument(
+        '--value', type=_number, help="the method's one number; default: it is chosen"
+    )
+    parser.add_argument(
+        '--choose',
+        choices=['val', 'train'],
+        help='by which images ρ, or the method and its number, are chosen; default: val, where the '
+        'config has labelled ones',
+    )
+    parser.add_argument(
+        '--no-split-val',
+        dest='split_val',
+        action='store_false',
+        help='let all validation images choose and report, not half of them each',
+    )
+    parser.add_argument('--metric', help='what decides on validation images; default: top1, mIoU')
+    parser.add_argument(
+        '--fold',
+        action='store_true',
+        help='an error unless the result is a checkpoint of the stock config',
+    )
     parser.add_argument('--seed', type=int, default=0, help='of augmentation and sampling')
     cli.add_config_options(parser)
     args = parser.parse_args()
     if args.out.suffix != '.pth':
         parser.error(f'--out is a checkpoint, *.pth, got {args.out}')
+    if args.exp_scale == 'auto':
+        args.choose, args.exp_scale = args.choose or 'train', None
+    if args.value is not None and args.method == 'disalign':
+        if args.exp_scale is not None:
+            parser.error('--value is --exp-scale for disalign: give one of them')
+        args.exp_scale = args.value
     if args.passes is None:
         args.passes = 1 if args.images_per_class == 'all' else PASSES
     if args.passes < 1:
@@ -79,6 +111,16 @@ def _exp_scale(text: str) -> Union[str, float]:
         raise argparse.ArgumentTypeError(f"ρ is a number, or 'auto', got {text}") from None
     if not 0 <= number < float('inf'):
         raise argparse.ArgumentTypeError(f'ρ is at least 0, got {text}')
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float('nan')
+    if not 0 <= number < float('inf'):
+        raise argparse.ArgumentTypeError(f'a number of at least 0, got {text}')
     return number
 
 

@@ -9,14 +9,18 @@ from .prior import ClassPrior, PriorLike
 from .released import convert_released_keys
 from .reweight import ZeroCount, filled_counts, generalized_reweight
 from .scale import ClassScale
+from .scores import AffineMap, AffineScores, LinearScores
 
 __all__ = [
     'AdaptiveCalibration',
+    'AffineMap',
+    'AffineScores',
     'CalibratedLayerMixin',
     'ClassPrior',
     'ClassScale',
     'CosineConv2d',
     'CosineLinear',
+    'LinearScores',
     'PriorLike',
     'ScoreLayout',
     'ZeroCount',

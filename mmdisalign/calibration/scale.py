@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .scores import AffineMap
 
-class ClassScale(nn.Module):
+
+class ClassScale(AffineMap):
     r"""Scale the scores of each class by a learned factor.
 
     .. math:: \hat z_c = f_c \, z_c
@@ -24,7 +26,12 @@ class ClassScale(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.scale = nn.Parameter(torch.ones(num_classes))
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """f and 0, both (C,)."""
+        return self.scale, torch.zeros_like(self.scale)
 
     def forward(self, logits: Tensor, features: Tensor) -> Tensor:
         """Scores (N, C) of scores (N, C); the features are those of other calibrations' calls."""

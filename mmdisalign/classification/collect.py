@@ -13,6 +13,7 @@ from torch import Tensor
 from ..engine.confidence import calibrations_of
 from ..losses import GRWCrossEntropyLoss
 from ..onepass.collect import Collected, captured, checked_logits, in_half
+from ..onepass.fitted_loss import FittedLoss
 from ..onepass.fitting import Samples
 from ..onepass.image_choice import ImageChoice
 from ..onepass.sample_cache import Layout, fair_capacities
@@ -34,6 +35,7 @@ class SampleCollector:
     """
 
     how = 'the scores of each'
+    training = True  # or the images are as they are evaluated
 
     def __init__(self, model: CalibratedImageClassifier) -> None:
         self.calibrations, loss = calibrations_of(model), model.head.loss_module
@@ -47,7 +49,7 @@ class SampleCollector:
             name: Layout(1, own.in_channels, own.num_classes)
             for name, own in self.calibrations.items()
         }
-        self.losses = dict.fromkeys(self.calibrations, loss)
+        self.losses = dict.fromkeys(self.calibrations, FittedLoss.of(loss))
 
     def capacities(self, choice: ImageChoice, num_bytes: float) -> dict[str, np.ndarray]:
         """Slots of each class."""
@@ -55,7 +57,7 @@ class SampleCollector:
         return {name: fair_capacities(choice.images, slots) for name in self.layouts}
 
     def __call__(self, data: Any, rng: np.random.Generator) -> Iterator[Collected]:
-        data = self.model.data_preprocessor(data, True)
+        data = self.model.data_preprocessor(data, self.training)
         label = torch.cat([sample.gt_label for sample in data['data_samples']]).cpu().numpy()
         with ExitStack() as stack:
             passes = {

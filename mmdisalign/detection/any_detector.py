@@ -16,7 +16,7 @@ from mmdet.models.detectors import (
     TwoStageDetector,
     TwoStagePanopticSegmentor,
 )
-from mmdet.models.losses import CrossEntropyLoss, GaussianFocalLoss
+from mmdet.models.losses import GHMC, CrossEntropyLoss, GaussianFocalLoss
 from mmdet.models.mot import BaseMOTModel
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, SABLHead
 from mmdet.registry import MODELS
@@ -323,6 +323,8 @@ def _reweight(
             f'the loss of {type(head).__name__}, {type(loss).__name__}, has a class_prior of its '
             'own: leave that of the model out'
         )
+    if isinstance(loss, GHMC):
+        raise refusal(type(head), 'GHMC weighs an element by how many others are alike')
     if isinstance(head, (BBoxHead, SABLHead)) and _is_plain(loss):
         head.loss_cls = GRWCrossEntropyLoss(
             prior, exp_scale, zero_count=zero_count, loss_weight=loss.loss_weight

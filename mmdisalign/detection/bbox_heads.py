@@ -30,8 +30,9 @@ class ClassificationLossMixin:
         losses = super().loss(
             cls_score, None if self.classification_only else bbox_pred, *args, **kwargs
         )
-        # mmdet has no loss without a proposal, and then no gradient for DDP to reduce.
-        losses.setdefault('loss_cls', cls_score.sum())
+        if not any('loss_cls' in name for name in losses):  # Seesaw has two
+            # mmdet has no loss without a proposal, and then no gradient for DDP to reduce.
+            losses['loss_cls'] = cls_score.sum()
         return losses
 
 

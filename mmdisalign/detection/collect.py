@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..engine.confidence import calibrations_of
 from ..onepass.collect import Collected, captured, checked_logits, in_half
+from ..onepass.fitted_loss import FittedLoss
 from ..onepass.fitting import Samples
 from ..onepass.image_choice import ImageChoice
 from ..onepass.sample_cache import Layout, fair_capacities
@@ -35,7 +36,7 @@ class RoICollector:
             name: Layout(1, head.fc_cls.calibration.in_channels, head.num_classes + 1)
             for name, head in self.heads.items()
         }
-        self.losses = {name: head.loss_cls for name, head in self.heads.items()}
+        self.losses = {name: FittedLoss.of(head.loss_cls) for name, head in self.heads.items()}
 
     @property
     def how(self) -> str:

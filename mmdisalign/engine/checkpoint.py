@@ -88,16 +88,15 @@ def naming_unreadable(checkpoint: Union[str, Path], if_trusted: str) -> Iterator
         ) from error
 
 
-def checkpoint_of(model: torch.nn.Module, **meta: Any) -> dict[str, Any]:
+def checkpoint_of(state: Mapping[str, torch.Tensor], **meta: Any) -> dict[str, Any]:
     """The weights of a model, on the CPU, and what else is to be known, as mmengine has it."""
-    state = {key: value.cpu() for key, value in model.state_dict().items()}
-    return {'state_dict': state, 'meta': meta}
+    return {'state_dict': {key: value.cpu() for key, value in state.items()}, 'meta': meta}
 
 
 def save_model(model: torch.nn.Module, path: Union[str, Path], **meta: Any) -> None:
     """Write the weights of a model as a checkpoint, whole or not at all."""
     with written_whole(path) as file:
-        torch.save(checkpoint_of(model, **meta), file)
+        torch.save(checkpoint_of(model.state_dict(), **meta), file)
 
 
 def allow_mmengine_checkpoints() -> None:

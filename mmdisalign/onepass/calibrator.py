@@ -13,6 +13,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 import torch
+from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
 
@@ -35,8 +36,11 @@ from ..engine import (
 from ..engine.confidence import calibrations_of
 from ..engine.configs import model_config
 from ..files import new_folders
+from .choosing import Choice, Chosen, fitted, needs_choice
 from .collect import Collector, FullCollector, SeededDataset
 from .fitting import Samples
+from .folding import folded_state
+from .methods import method_named
 from .one_pass import (
     SCORES,
     OnePass,
@@ -48,6 +52,7 @@ from .one_pass import (
     stage2_model,
 )
 from .passing import ImagePass
+from .validation import Validation
 from .written import Written, resolved
 
 FRAGMENTS = {'segmentation': 'seg', 'detection': 'det', 'classification': 'cls'}
@@ -63,8 +68,7 @@ class Options:
         out: Checkpoint to write; its config is written beside it.
         prior: Class frequencies. Default: None, those of a config of stage 2, else they are counted
             from the training data.
-        exp_scale: ρ, or ``'auto'``: that with the best balanced score on training images that are
-            held out of the samples. Default: None, that of a config of stage 2, else ``'auto'``.
+        exp_scale: ρ of DisAlign. Default: None, that of a config of stage 2, else it is chosen.
         zero_count: Weight of unseen classes, see :func:`generalized_reweight`.
         images_per_class: Pass so few images that each class is in about as many, or ``'all'``.
             Default: None, see :data:`mmdisalign.defaults.IMAGES_PER_CLASS`.
@@ -73,13 +77,24 @@ class Options:
         cache_dir: Where samples go, and stay. Default: None, beside ``out``, and they are removed.
         seed: Of augmentation and sampling.
         cfg_options: ``KEY=VALUE`` that override the config.
+        method: One of :func:`method_names`, or ``'best'`` of all on the images that choose.
+            Default: ``'disalign'``.
+        value: Of the method's one number, instead of a choice; of DisAlign, ``exp_scale``.
+        choose: By which images ρ, or the method and its number, are chosen: ``'val'``, those of
+            ``val_dataloader``, or ``'train'``, ρ by the best balanced score of some that are held
+            out of the samples. Default: None, ``'val'`` where that is possible.
+        split_val: Whether half of the validation images choose, and the others report. Default:
+            True.
+        metric: What decides on validation images. Default: None, that of the library.
+        fold: Whether what is fitted is to be in the weights of the stock model, and so an error
+            where it cannot. Methods other than DisAlign are always written so.
     """
 
     config: Path
     checkpoint: str
     out: Path
     prior: Optional[PriorLike] = None
-    exp_scale: Union[float, str, None] = None
+    exp_scale: Optional[float] = None
     zero_count: ZeroCount = None
     images_per_class: Union[int, str, None] = None
     passes: int = PASSES
@@ -87,6 +102,12 @@ class Options:
     cache_dir: Optional[Path] = None
     seed: int = 0
     cfg_options: Optional[Sequence[str]] = None
+    method: str = 'disalign'
+    value: Optional[float] = None
+    choose: Optional[str] = None
+    split_val: bool = True
+    metric: Optional[str] = None
+    fold: bool = False
 
 
 class Calibrator:
@@ -108,6 +129,7 @@ class Calibrator:
         }
         self.written = Written(options.out, options.config, options.cfg_options or (), changed)
         self.is_calibrated = is_calibrated(self.cfg)
+        self._check_method()
         if not self.is_calibrated:  # what cannot be is refused before data are counted
             import_module(f'mmdisalign.{self.plugin}').calibrated_model(self.cfg.model)
         self.zero_count = options.zero_count or self.cfg.model.get('zero_count')
@@ -121,6 +143,28 @@ class Calibrator:
             cache_size=options.cache_size,
             keep=options.cache_dir is not None,
         )
+
+    def _check_method(self) -> None:
+        """Raise ValueError if the method, or its number, cannot be what is asked for."""
+        options = self.options
+        needs = needs_choice(options.method, options.value)
+        if options.method == 'disalign':
+            if options.fold:
+                raise ValueError(
+                    'σ(x) of disalign varies with the input, so it does not fold: --method '
+                    'disalign-constant does'
+                )
+            return
+        if self.is_calibrated:
+            raise ValueError(
+                f'{options.method} is of a model of stage 1, and {options.config} is a config of '
+                "DisAlign's stage 2: give that of stage 1"
+            )
+        if needs and options.choose == 'train':
+            raise ValueError(
+                f'{options.method} is not chosen on training images: name its number with --value, '
+                'or --choose val'
+            )
 
     def run(self) -> None:
         """Collect, fit, and write the checkpoint and its config.
@@ -149,37 +193,114 @@ class Calibrator:
         self._check_prior(dataset.metainfo.get('classes'))
         self.written.check_config(self.cfg, self._changes(0.0))
         kind = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector
+        validation = self._validation(dataset)
         model = build_stage2(self._model(), options.checkpoint, options.seed, kind)
         collector = kind(model)
         choice = self.passing.choice(dataset, self.prior, options.images_per_class, options.passes)
         seeded = SeededDataset(dataset, options.seed)
         self.passing.collect(collector, seeded, choice, len(self.prior))
+        judged = self._judged(validation, kind, model)
         collected = time.monotonic()
         print(f'Collected in {collected - start:.0f} s.')
         model.cpu()
-        exp_scale, samples = self._fitted(model, collector)
+        one_pass = self._one_pass(collector)
+        chosen = self._chosen(one_pass, model, judged)
         print(f'Fitted in {time.monotonic() - collected:.0f} s.')
-        self._write(model, exp_scale, dataset.metainfo)
-        if isinstance(collector, FullCollector):
-            ((name, own),) = samples.items()
-            weight = class_weights(collector.losses[name], exp_scale, self.zero_count)
+        self._write(model, chosen, dataset.metainfo)
+        if isinstance(collector, FullCollector) and chosen.method == 'disalign':
+            ((name, own),) = one_pass.samples.items()
+            weight = class_weights(collector.losses[name], chosen.value, self.zero_count)
             calibration = copy.deepcopy(calibrations_of(model)[name])
             model.to(get_device())
             print(check_fully(collector, own, calibration, seeded, choice, weight))
-        if not self.passing.keep:
-            self.passing.cache.remove()
+        self._remove_samples(validation)
 
-    def _fitted(
-        self, model: torch.nn.Module, collector: Collector
-    ) -> tuple[float, dict[str, Samples]]:
-        """Fit the calibrations; returns ρ, and the samples that they were fitted to."""
+    def _one_pass(self, collector: Collector) -> OnePass:
         decay = released_weight_decay(config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py'))
-        samples = {name: own.samples() for name, own in self.passing.cache.reservoirs.items()}
-        one_pass = OnePass(collector, samples, self.passing.cache.elements, self.zero_count, decay)
+        cache = self.passing.cache
+        samples = {name: own.samples() for name, own in cache.reservoirs.items()}
+        one_pass = OnePass(collector, samples, cache.elements, self.zero_count, decay)
         one_pass.check_classes()
-        exp_scale = self._exp_scale(one_pass, model)
-        self._fit(one_pass, model, exp_scale)
-        return exp_scale, samples
+        return one_pass
+
+    def _validation(self, training: BaseDataset) -> Optional[Validation]:
+        """The validation images, if they are to choose, and can."""
+        if not self._asks_validation():
+            return None
+        self._choice().check()
+        try:
+            return Validation(self.cfg, self.prior, training, self.passing)
+        except ValueError as error:
+            self._without_validation(error)
+            return None
+
+    def _asks_validation(self) -> bool:
+        options = self.options
+        if options.choose is not None:
+            return options.choose == 'val'
+        if options.method == 'disalign':
+            return options.exp_scale is None and not self.is_calibrated
+        return needs_choice(options.method, options.value)
+
+    def _without_validation(self, error: ValueError) -> None:
+        """Say that training images choose instead, or raise ValueError where they cannot."""
+        if self.options.choose == 'val' or self.options.method != 'disalign':
+            raise ValueError(
+                f'validation images cannot choose: {error}; name the method and its number, with '
+                '--method and --value'
+            ) from error
+        print(f'Validation images cannot choose: {error}. So ρ is chosen by training images.')
+
+    def _judged(
+        self, validation: Optional[Validation], kind: type, model: torch.nn.Module
+    ) -> Optional[Samples]:
+        """Samples of the validation images."""
+        if validation is None:
+            return None
+        try:
+            return validation.samples(kind, model)
+        except ValueError as error:
+            self._without_validation(error)
+            return None
+
+    def _remove_samples(self, validation: Optional[Validation]) -> None:
+        if self.passing.keep:
+            return
+        if validation is not None and validation.passing.cache is not None:
+            validation.passing.cache.remove()
+        self.passing.cache.remove()
+
+    def _choice(self) -> Choice:
+        options = self.options
+        return Choice(
+            method=options.method,
+            plugin=self.plugin,
+            prior=self.prior,
+            metric=options.metric,
+            split=options.split_val,
+            seed=options.seed,
+            report=self.written.methods,
+            folding=options.fold,
+        )
+
+    def _chosen(
+        self, one_pass: OnePass, model: torch.nn.Module, judged: Optional[Samples]
+    ) -> Chosen:
+        """The method, fitted; DisAlign's calibrations are those of the model."""
+        options = self.options
+        if judged is not None:
+            value = options.exp_scale if options.method == 'disalign' else options.value
+            chosen = self._choice()(one_pass, model, judged, value)
+        elif options.method != 'disalign':
+            chosen = fitted(one_pass, model, options.method, options.value, options.seed)
+        else:
+            exp_scale = self._exp_scale(one_pass, model)
+            self._fit(one_pass, model, exp_scale)
+            return Chosen('disalign', exp_scale, dict(calibrations_of(model)))
+        if chosen.method == 'disalign':
+            for name, calibration in calibrations_of(model).items():
+                calibration.load_state_dict(chosen.scores[name].state_dict())
+        return chosen
 
     def _clean_up(self, error: BaseException) -> None:
         """After an error, keep the samples if the same command can go on from them."""
@@ -235,7 +356,7 @@ class Calibrator:
         given = self.options.exp_scale
         if given is None and self.is_calibrated:
             (given,) = {loss.exp_scale for loss in one_pass.losses.values()}
-        if given is not None and given != 'auto':
+        if given is not None:
             return given
         score = SCORES[self.plugin]
         scores = one_pass.choose(calibrations_of(model), score, self.options.seed)
@@ -263,14 +384,26 @@ class Calibrator:
                 f'{len(one_pass.samples[name]):,} samples{ending}'
             )
 
-    def _write(self, model: torch.nn.Module, exp_scale: float, metainfo: Mapping[str, Any]) -> None:
-        meta = {'exp_scale': exp_scale, 'calibrated': str(self.options.checkpoint)}
-        changes = self._changes(exp_scale)
-        self.written.write(model, self.prior, self.cfg, changes, dataset_meta=metainfo, **meta)
-        print(
-            f'ρ = {exp_scale:g}. Written to {self.written.out}; its config is '
-            f'{self.written.config}.'
-        )
+    def _write(self, model: torch.nn.Module, chosen: Chosen, metainfo: Mapping[str, Any]) -> None:
+        is_stock = chosen.method != 'disalign'
+        state = folded_state(model, chosen.scores) if is_stock else model.state_dict()
+        meta = {'method': chosen.method, 'value': chosen.value}
+        if not is_stock:
+            meta['exp_scale'] = chosen.value
+        changes = self._stock_changes() if is_stock else self._changes(chosen.value)
+        meta['calibrated'] = str(self.options.checkpoint)
+        self.written.write(state, self.prior, self.cfg, changes, dataset_meta=metainfo, **meta)
+        number = '' if chosen.value is None else f'{self._parameter(chosen)} = {chosen.value:g}. '
+        stock = ', the stock model with other weights' if is_stock else ''
+        print(f'{number}Written to {self.written.out}{stock}; its config is {self.written.config}.')
+
+    def _parameter(self, chosen: Chosen) -> str:
+        name = method_named(chosen.method).PARAMETER
+        return name if chosen.method == 'disalign' else f'{chosen.method}, {name}'
+
+    def _stock_changes(self) -> dict[str, Any]:
+        """What the config of a folded method changes."""
+        return {'load_from': resolved(self.options.checkpoint)}
 
     def _changes(self, exp_scale: float) -> dict[str, Any]:
         """What the written config changes."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..engine.progress import progress_bar
-from ..losses import GRWCrossEntropyLoss
+from .fitted_loss import FittedLoss
 from .fitting import Samples
 from .image_choice import ImageChoice, image_numbers
 from .sample_cache import Layout, SampleCache
@@ -34,7 +34,7 @@ class Collector(Protocol):
     """
 
     layouts: Mapping[str, Layout]
-    losses: Mapping[str, GRWCrossEntropyLoss]
+    losses: Mapping[str, FittedLoss]
     how: str
 
     def capacities(self, choice: ImageChoice, num_bytes: float) -> dict[str, np.ndarray]:
@@ -58,9 +58,11 @@ class FullCollector(Collector, Protocol):
     """One whose samples are few of the elements of an image, and which can have all of them.
 
     Attributes:
+        name: Of its one calibration.
         unit: What to call the elements.
     """
 
+    name: str
     unit: str
 
     def full_losses(self, data: Any, class_weight: Tensor) -> tuple[int, float, float]:
@@ -171,6 +173,7 @@ def collect(
                 for name, samples, elements in collector(data, rng):
                     weight = choice.weight[batch]
                     samples.weight = samples.weight * weight[samples.image]
+                    samples.view = start + samples.image
                     samples.image = numbers[batch][samples.image]
                     cache.reservoirs[name].offer(samples, rng)
                     cache.elements[name] += sum(weight[i] * n for i, n in elements.items())

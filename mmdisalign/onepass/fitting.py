@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional, Protocol
+from functools import partial
+from typing import Callable, NamedTuple, Optional, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +17,22 @@ from ..losses import weighted_cross_entropy
 
 MAX_STEPS = 200
 MAX_EVALUATIONS = 250  # of the loss, in all steps
+MAX_ROUNDS = 20  # of a loss whose weights follow the scores
 TOLERANCE = 1e-6  # of the loss and of each parameter: a step that changes less is the last
 CHUNK = 1 << 24  # numbers that are calibrated at a time: 64 MB in float32
 IN_MEMORY = 1 << 29  # numbers that stay in memory during a fit, in float32: 2 GB
-Chunk = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class Chunk(NamedTuple):
+    """Some of the samples as tensors, see :class:`Samples`."""
+
+    features: Tensor
+    logits: Tensor
+    taps: Tensor
+    label: Tensor
+    weight: Tensor
+    quality: Tensor
+    view: Tensor
 
 
 class ElementLosses(Protocol):
@@ -27,15 +41,51 @@ class ElementLosses(Protocol):
     def __call__(
         self, scores: Tensor, label: Tensor, quality: Tensor, class_weight: Tensor
     ) -> Tensor:
-        """Losses (n,) of scores (n, C or C + 1) with labels and qualities, both (n,).
+        """Losses (n,) of scores (n, C or more) with labels and qualities, both (n,).
 
         ``class_weight`` has w of the classes, and of a background if it has a score.
+        """
+
+
+class Counted(Protocol):
+    """How much of each element a loss counts that chooses the hardest, by their losses."""
+
+    def __call__(self, scores: Tensor, losses: Tensor, chunk: Chunk) -> Tensor:
+        """Weights (n,), at most those of the chunk, which has whole images as they were passed.
+
+        Of calibrated scores (n, C or more) and their losses (n,), neither with a gradient.
         """
 
 
 def softmax_losses(scores: Tensor, label: Tensor, quality: Tensor, class_weight: Tensor) -> Tensor:
     """Weighted cross-entropy of each element, (n,), which is the same whatever its quality."""
     return weighted_cross_entropy(scores, label, class_weight, reduction='none')
+
+
+def hardest(hardness: Tensor, share: Tensor, weight: Tensor, image: Tensor) -> Tensor:
+    """The weights of what counts where a loss chooses the hardest elements of each image, (n,).
+
+    An element with a share of 1 counts. Of the others of its image, those count that are hardest,
+    until they come to that share of the others' weight; the one at the edge counts in part.
+
+    Args:
+        hardness: Of each element, shape (n,).
+        share: How much of its image's elements that are not sure to count does, shape (n,): of
+            an image, there is one such number below 1.
+        weight: How many elements each stands for, shape (n,).
+        image: Where each is from, shape (n,).
+    """
+    order = hardness.argsort(descending=True, stable=True)
+    order = order[image[order].argsort(stable=True)]
+    share, own = share[order], weight[order].double()
+    chosen = own * (share < 1)
+    _, place, number = image[order].unique_consecutive(return_inverse=True, return_counts=True)
+    before = chosen.cumsum(0) - chosen
+    harder = before - before[number.cumsum(0) - number][place]
+    total = torch.zeros_like(number, dtype=chosen.dtype).index_add(0, place, chosen)
+    left = (share * total[place] - harder).clamp(min=0)
+    kept = torch.where(share < 1, torch.minimum(left, own), own)
+    return torch.empty_like(weight).scatter(0, order, kept.to(weight))
 
 
 @dataclass
@@ -47,7 +97,8 @@ class Samples:
 
     Attributes:
         features: Of each position, shape (S, K, F).
-        logits: Scores before calibration, shape (S, K, C), or (S, K, C + 1) with a background.
+        logits: Scores before calibration, shape (S, K, C), and behind them what passes: the score
+            of a background, or what else the loss of an element takes.
         taps: Weight of each position, shape (S, K), sum 1.
         label: Shape (S,).
         weight: How many elements of the training data a sample stands for, shape (S,).
@@ -56,6 +107,8 @@ class Samples:
             too, shape (S,). Default: None, they hold these.
         quality: The target of the score of the label where that is on a sigmoid, such as an IoU,
             shape (S,). Default: None, 1.
+        view: Number of the image as it was passed, with its augmentation, shape (S,). Default:
+            None, each was passed once.
     """
 
     features: np.ndarray
@@ -66,29 +119,43 @@ class Samples:
     image: np.ndarray
     rows: Optional[np.ndarray] = None
     quality: Optional[np.ndarray] = None
+    view: Optional[np.ndarray] = None
 
     def __post_init__(self) -> None:
         if self.quality is None:
             self.quality = np.ones(len(self.label), np.float32)
+        if self.view is None:
+            self.view = self.image
 
     def __len__(self) -> int:
         return len(self.label)
 
-    def chunks(self, chosen: np.ndarray) -> Iterable[Chunk]:
+    def chunks(self, chosen: np.ndarray, whole_images: bool = False) -> Iterable[Chunk]:
         """The chosen samples, (n,), as tensors, some at a time, in float32.
 
+        Args:
+            chosen: Which they are.
+            whole_images: Whether all of an image as it was passed are in one part, which changes
+                the order.
+
         Returns:
-            Features, logits, taps, labels, weights and qualities of each part, to be passed more
-            than once: held in memory, or where they are too many read each time.
+            The parts, to be passed more than once: held in memory, or where they are too many read
+            each time.
         """
         numbers = len(chosen) * self.features[0].size + len(chosen) * self.logits[0].size
-        return list(self._chunks(chosen)) if numbers <= IN_MEMORY else _Again(self, chosen)
-
-    def _chunks(self, chosen: np.ndarray) -> Iterator[Chunk]:
         positions, channels = self.features.shape[1:]
         size = max(1, CHUNK // (positions * (channels + self.logits.shape[2])))
-        for start in range(0, len(chosen), size):
-            index = chosen[start : start + size]
+        ends = np.arange(size, len(chosen), size)
+        if whole_images:
+            chosen = chosen[np.argsort(self.view[chosen], kind='stable')]
+            of_images = np.flatnonzero(np.diff(self.view[chosen], append=-1)) + 1
+            ends = np.unique(of_images[np.searchsorted(of_images, ends)])
+            ends = ends[ends < len(chosen)]
+        parts = np.split(chosen, ends) if len(chosen) else []
+        return list(self._chunks(parts)) if numbers <= IN_MEMORY else _Again(self, parts)
+
+    def _chunks(self, parts: Sequence[np.ndarray]) -> Iterator[Chunk]:
+        for index in parts:
             rows = index if self.rows is None else self.rows[index]
             features, logits, taps, weight, quality = (
                 torch.from_numpy(np.asarray(values, dtype=np.float32))
@@ -100,8 +167,11 @@ class Samples:
                     self.quality[index],
                 )
             )
-            label = torch.from_numpy(np.asarray(self.label[index], dtype=np.int64))
-            yield features, logits, taps, label, weight, quality
+            label, view = (
+                torch.from_numpy(np.asarray(values[index], dtype=np.int64))
+                for values in (self.label, self.view)
+            )
+            yield Chunk(features, logits, taps, label, weight, quality, view)
 
 
 @dataclass
@@ -109,21 +179,21 @@ class _Again:
     """Reads the chosen samples whenever they are passed."""
 
     samples: Samples
-    chosen: np.ndarray
+    parts: Sequence[np.ndarray]
 
     def __iter__(self) -> Iterator[Chunk]:
-        return self.samples._chunks(self.chosen)
+        return self.samples._chunks(self.parts)
 
 
 def calibrated_scores(
     calibration: AdaptiveCalibration, features: Tensor, logits: Tensor, taps: Tensor
 ) -> Tensor:
-    """Scores (S, C or C + 1) of samples: calibrated at each position, then interpolated.
+    """Scores (S, C or more) of samples: calibrated at each position, then interpolated.
 
     Args:
         calibration: Calibrates the first C scores; others pass.
         features: Shape (S, K, F).
-        logits: Shape (S, K, C or C + 1).
+        logits: Shape (S, K, C or more).
         taps: Shape (S, K).
     """
     flat, num_classes = logits.flatten(0, 1), calibration.num_classes
@@ -139,6 +209,8 @@ def sampled_loss(
     total: float,
     *,
     element_losses: ElementLosses = softmax_losses,
+    counted: Optional[Counted] = None,
+    held: Optional[AdaptiveCalibration] = None,
     backward: bool = False,
 ) -> float:
     """The loss over the data that samples stand for, estimated without bias.
@@ -149,13 +221,22 @@ def sampled_loss(
         class_weight: w, shape (C,) or (C + 1,).
         total: What the sum is divided by, see :func:`normalizer_of`.
         element_losses: Default: GRW cross-entropy.
+        counted: Of a loss that chooses the hardest elements, which are whole images' then. Default:
+            None, all count.
+        held: Makes the scores that weights of the loss follow; they are behind all others. Default:
+            None, there are none.
         backward: Whether to add the gradients to those of the calibration.
     """
     loss = 0.0
-    for features, logits, taps, label, weight, quality in chunks:
+    for chunk in chunks:
         with torch.set_grad_enabled(backward):
-            scores = calibrated_scores(calibration, features, logits, taps)
-            losses = weight * element_losses(scores, label, quality, class_weight)
+            scores = calibrated_scores(calibration, chunk.features, chunk.logits, chunk.taps)
+            if held is not None:
+                with torch.no_grad():
+                    others = calibrated_scores(held, chunk.features, chunk.logits, chunk.taps)
+                scores = torch.cat([scores, others], dim=1)
+            losses = element_losses(scores, chunk.label, chunk.quality, class_weight)
+            losses = _weights(counted, scores, losses, chunk) * losses
             # In float32, the sum depends on how many threads share it, and by that the fit would
             # end elsewhere: its tolerance is as small.
             part = losses.double().sum()
@@ -165,8 +246,18 @@ def sampled_loss(
     return loss / total
 
 
+def _weights(counted: Optional[Counted], scores: Tensor, losses: Tensor, chunk: Chunk) -> Tensor:
+    return chunk.weight if counted is None else counted(scores.detach(), losses.detach(), chunk)
+
+
 def sampled_sum(
-    calibration: AdaptiveCalibration, samples: Samples, chosen: np.ndarray, class_weight: Tensor
+    calibration: AdaptiveCalibration,
+    samples: Samples,
+    chosen: np.ndarray,
+    class_weight: Tensor,
+    *,
+    element_losses: ElementLosses = softmax_losses,
+    counted: Optional[Counted] = None,
 ) -> tuple[float, float]:
     """Sum of the loss over the elements that samples stand for, and its standard error at most.
 
@@ -178,33 +269,45 @@ def sampled_sum(
         samples: The samples.
         chosen: Which of them, (n,).
         class_weight: Shape (C,) or (C + 1,).
+        element_losses: As of :func:`sampled_loss`.
+        counted: As of :func:`sampled_loss`.
     """
     total = variance = 0.0
     with torch.no_grad():
-        for features, logits, taps, label, weight, _ in samples.chunks(chosen):
-            scores = calibrated_scores(calibration, features, logits, taps)
-            loss = weighted_cross_entropy(scores, label, class_weight, reduction='none')
-            total += float((weight * loss).sum())
-            variance += float((weight * (weight - 1).clamp(min=0) * loss**2).sum())
+        for chunk in samples.chunks(chosen, whole_images=counted is not None):
+            scores = calibrated_scores(calibration, chunk.features, chunk.logits, chunk.taps)
+            losses = element_losses(scores, chunk.label, chunk.quality, class_weight)
+            weight = _weights(counted, scores, losses, chunk)
+            total += float((weight * losses).sum())
+            variance += float((weight * (weight - 1).clamp(min=0) * losses**2).sum())
     return total, variance**0.5
 
 
 def normalizer_of(
-    kind: str, samples: Samples, chosen: np.ndarray, class_weight: Tensor, num_elements: float
+    kind: str,
+    samples: Samples,
+    chosen: np.ndarray,
+    class_weight: Tensor,
+    num_elements: float,
+    num_classes: Optional[int] = None,
 ) -> float:
     """What the loss of chosen samples is divided by, see :func:`weighted_cross_entropy`.
 
     Args:
-        kind: ``'elements'``, ``'valid'``, ``'class_weight'``, or ``'positives'``: elements of a
-            class, as the losses on sigmoids are divided.
+        kind: ``'elements'``, ``'valid'``, ``'class_weight'``, or as losses on sigmoids are divided,
+            ``'positives'``: the elements of a class, or ``'qualities'``: the sum of theirs.
         samples: The samples.
         chosen: Which of them, (n,).
         class_weight: Shape (C,) or (C + 1,).
         num_elements: Elements of the training data, ignored ones included, per valid element.
+        num_classes: C. Default: None, all that have a weight.
     """
     weight = np.asarray(samples.weight[chosen], dtype=np.float64)
-    if kind == 'positives':
-        return max(1.0, float(weight[samples.label[chosen] < len(class_weight)].sum()))
+    if kind in ('positives', 'qualities'):
+        num_classes = len(class_weight) if num_classes is None else num_classes
+        positive = samples.label[chosen] < num_classes
+        of_each = samples.quality[chosen] if kind == 'qualities' else 1.0
+        return max(1.0, float((weight * of_each)[positive].sum()))
     if kind == 'class_weight':
         weight = weight * class_weight.double().numpy()[samples.label[chosen]]
     return float(weight.sum()) * (num_elements if kind == 'elements' else 1.0)
@@ -235,6 +338,8 @@ def fit_calibration(
     total: float,
     *,
     element_losses: ElementLosses = softmax_losses,
+    counted: Optional[Counted] = None,
+    follows: bool = False,
     weight_decay: float = 0.0,
     progress: Optional[Callable[[int, float], None]] = None,
 ) -> Fit:
@@ -250,27 +355,52 @@ def fit_calibration(
         chosen: Which of them, (n,).
         class_weight: Shape (C,) or (C + 1,).
         total: What the sum of the losses is divided by.
-        element_losses: Default: GRW cross-entropy.
+        element_losses: As of :func:`sampled_loss`.
+        counted: As of :func:`sampled_loss`.
+        follows: Whether weights of the loss follow the scores, without a gradient in training. They
+            are held while it is minimised, then moved, and so on until it stays where it is, as
+            training would. Default: False.
         weight_decay: Of all parameters.
         progress: Called after each evaluation of the loss with its number and the loss.
 
     Raises:
         FloatingPointError: If the loss is no longer finite.
     """
+    loss_of = partial(
+        sampled_loss,
+        calibration,
+        samples.chunks(chosen, whole_images=counted is not None),
+        class_weight,
+        total,
+        element_losses=element_losses,
+        counted=counted,
+        backward=True,
+    )
+    if not follows:
+        return _minimise(calibration, loss_of, weight_decay, progress)
+    held, rounds = copy.deepcopy(calibration), []
+    while len(rounds) < MAX_ROUNDS and (not rounds or rounds[-1].steps > 1):
+        rounds.append(_minimise(calibration, partial(loss_of, held=held), weight_decay, progress))
+        with torch.no_grad():  # half the way, or it may go to and fro
+            for own, found in zip(held.parameters(), calibration.parameters()):
+                own.lerp_(found, 0.5)
+    steps = sum(each.steps for each in rounds)
+    ended = rounds[-1].converged and rounds[-1].steps <= 1
+    return Fit(rounds[0].before, rounds[-1].after, steps, ended)
+
+
+def _minimise(
+    calibration: AdaptiveCalibration,
+    loss_of: Callable[[], float],
+    weight_decay: float,
+    progress: Optional[Callable[[int, float], None]],
+) -> Fit:
     parameters = list(calibration.parameters())
     losses: list[float] = []
-    chunks = samples.chunks(chosen)
 
     def closure() -> float:
         optimizer.zero_grad()
-        loss = sampled_loss(
-            calibration,
-            chunks,
-            class_weight,
-            total,
-            element_losses=element_losses,
-            backward=True,
-        )
+        loss = loss_of()
         penalty = weight_decay / 2 * sum((p * p).sum() for p in parameters)
         penalty.backward()
         losses.append(loss + penalty.item())
@@ -296,7 +426,11 @@ def fit_calibration(
 
 
 def balanced_score(
-    calibration: AdaptiveCalibration, samples: Samples, chosen: np.ndarray, score: str
+    calibration: AdaptiveCalibration,
+    samples: Samples,
+    chosen: np.ndarray,
+    score: str,
+    class_scores: Callable[[Tensor], Tensor] = lambda scores: scores,
 ) -> float:
     """How well the classes fare, each counting the same: an estimate from samples, in per cent.
 
@@ -307,15 +441,17 @@ def balanced_score(
         score: ``'accuracy'``: of the elements of a class, the share that is predicted right;
             ``'IoU'``: intersection over union of the elements that are, and are predicted as, the
             class. A background is not a class. The mean is over the classes that occur.
+        class_scores: Makes of the scores of samples, (n, C or more), those that are compared,
+            (n, C), or (n, C + 1) with a background. Default: they are.
     """
-    number = samples.logits.shape[2]
-    confusion = torch.zeros(number * number, dtype=torch.float64)
+    size = samples.logits.shape[2]  # at least as many as are compared
+    confusion = torch.zeros(size * size, dtype=torch.float64)
     with torch.no_grad():
-        for features, logits, taps, label, weight, _ in samples.chunks(chosen):
-            scores = calibrated_scores(calibration, features, logits, taps)
-            pairs = label * number + scores.argmax(dim=1)
-            confusion += torch.bincount(pairs, weight.double(), minlength=number * number)
-    confusion = confusion.reshape(number, number)
+        for chunk in samples.chunks(chosen):
+            scores = calibrated_scores(calibration, chunk.features, chunk.logits, chunk.taps)
+            pairs = chunk.label * size + class_scores(scores).argmax(dim=1)
+            confusion += torch.bincount(pairs, chunk.weight.double(), minlength=size * size)
+    confusion = confusion.reshape(size, size)
     right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     whole = true if score == 'accuracy' else true + predicted - right
     classes = true[: calibration.num_classes] > 0

@@ -23,8 +23,8 @@ from ..engine.confidence import calibrations_of
 from ..engine.derive import registered_class
 from ..engine.progress import progress_bar
 from ..engine.stage import CalibrationStageMixin, naming_checkpoint
-from ..losses import GRWCrossEntropyLoss
 from .collect import Collector, FullCollector, SeededDataset
+from .fitted_loss import FittedLoss
 from .fitting import (
     MAX_EVALUATIONS,
     Fit,
@@ -33,9 +33,10 @@ from .fitting import (
     fit_calibration,
     normalizer_of,
     sampled_sum,
-    softmax_losses,
 )
+from .folding import classifier_of
 from .image_choice import ImageChoice, image_numbers
+from .methods import Problem
 
 EXP_SCALES = tuple(step / 5 for step in range(9))  # 0 to 1.6, what 'auto' tries
 HELD_OUT = 5  # one image of so many is held out for 'auto'
@@ -121,7 +122,7 @@ def build_stage2(
     return built.to(get_device()).eval()
 
 
-def class_weights(loss: GRWCrossEntropyLoss, exp_scale: float, zero_count: ZeroCount) -> Tensor:
+def class_weights(loss: FittedLoss, exp_scale: float, zero_count: ZeroCount) -> Tensor:
     """The weights of a loss, shape (C,) or (C + 1,), with another ρ."""
     foreground = generalized_reweight(loss.class_prior, exp_scale, zero_count=zero_count)
     return torch.cat([foreground, loss.class_weight[loss.num_classes :].cpu()])
@@ -157,8 +158,7 @@ class OnePass:
         """Raise ValueError if there is no sample of a class, and the prior says that there are."""
         found = []
         for name, own in self.samples.items():
-            prior = self.losses[name].class_prior
-            seen = np.bincount(own.label, minlength=len(prior))[: len(prior)]
+            prior, seen = self.losses[name].class_prior, self.losses[name].seen(own)
             found += [prior.name_of(c) for c in np.flatnonzero((seen == 0) & (prior.counts > 0))]
         if found:
             raise ValueError(
@@ -178,7 +178,9 @@ class OnePass:
         own, loss = self.samples[name], self.losses[name]
         chosen = np.arange(len(own)) if chosen is None else chosen
         weight = class_weights(loss, exp_scale, self.zero_count)
-        total = normalizer_of(loss.normalizer, own, chosen, weight, self.per_valid[name])
+        total = normalizer_of(
+            loss.normalizer, own, chosen, weight, self.per_valid[name], loss.num_classes
+        )
         with progress_bar() as bar:
             # That many at most: the time left is an upper bound.
             task = bar.add_task(f'Fitting {name}, ρ = {exp_scale:g}', total=MAX_EVALUATIONS)
@@ -188,10 +190,32 @@ class OnePass:
                 chosen,
                 weight,
                 total,
-                element_losses=getattr(loss, 'element_losses', softmax_losses),
+                element_losses=loss.element_losses,
+                counted=loss.counted,
+                follows=loss.follows,
                 weight_decay=self.weight_decay,
                 progress=lambda number, _: bar.update(task, completed=number),
             )
+
+    def problem(self, model: nn.Module, name: str, seed: int) -> Problem:
+        """What other methods are fitted to, of a calibration of a model.
+
+        Args:
+            model: With untouched calibrations.
+            name: Of the calibration.
+            seed: Of what starts at random.
+        """
+        weight, bias = classifier_of(model, name) or (None, None)
+        return Problem(
+            self.samples[name],
+            self.losses[name],
+            weight=weight,
+            bias=bias,
+            per_valid=self.per_valid[name],
+            zero_count=self.zero_count,
+            weight_decay=self.weight_decay,
+            seed=seed,
+        )
 
     def choose(
         self, calibrations: Mapping[str, AdaptiveCalibration], score: str, seed: int
@@ -202,14 +226,22 @@ class OnePass:
             calibrations: Untouched; they stay so.
             score: See :func:`balanced_score`.
             seed: Decides which samples are left out, where there are many.
+
+        Raises:
+            ValueError: If samples do not tell which ρ is best.
         """
         scores = dict.fromkeys(EXP_SCALES, 0.0)
         for name, untouched in calibrations.items():
             held_out = self.samples[name].image % HELD_OUT == HELD_OUT - 1
             fitted, judged = np.flatnonzero(~held_out), np.flatnonzero(held_out)
             # On sigmoids, what is of no class has no score: the others are judged.
-            own = self.samples[name]
-            judged = judged[own.label[judged] < own.logits.shape[2]]
+            own, loss = self.samples[name], self.losses[name]
+            judged = judged[own.label[judged] < len(loss.class_weight)]
+            if loss.several:
+                raise ValueError(
+                    'an image may be of several classes, so the share of those predicted right '
+                    'does not tell ρ: name it with --exp-scale'
+                )
             if not len(fitted) or not len(judged):
                 raise ValueError(
                     'there are too few images to hold some out and choose ρ by them: name it with '
@@ -223,7 +255,7 @@ class OnePass:
             calibration = copy.deepcopy(untouched)
             for exp_scale in EXP_SCALES:  # each from where the last one ended
                 self.fit(calibration, name, exp_scale, fitted)
-                found = balanced_score(calibration, self.samples[name], judged, score)
+                found = balanced_score(calibration, own, judged, score, loss.class_scores)
                 scores[exp_scale] += found / len(calibrations)
         return scores
 
@@ -295,7 +327,15 @@ def check_fully(
     of_image = np.array([weights[number] for number in samples.image[chosen].tolist()])
     own = replace(samples, weight=samples.weight.copy())
     own.weight[chosen] /= of_image
-    sampled, error = sampled_sum(calibration, own, chosen, class_weight)
+    loss = collector.losses[collector.name]
+    sampled, error = sampled_sum(
+        calibration,
+        own,
+        chosen,
+        class_weight,
+        element_losses=loss.element_losses,
+        counted=loss.counted,
+    )
     elements, before, after = full
     what = f'{int(elements):,} {collector.unit} of {len(checked)} images'
     values = np.array([before, after, sampled, error]) / max(elements, 1)

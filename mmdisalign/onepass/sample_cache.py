@@ -25,7 +25,7 @@ class Layout:
     Attributes:
         positions: K.
         channels: F.
-        scores: C, or C + 1 with a background.
+        scores: C, and what passes behind them.
     """
 
     positions: int
@@ -47,6 +47,7 @@ class Layout:
             'weight': ('float64', (slots,)),
             'quality': ('float32', (slots,)),
             'image': ('int32', (slots,)),
+            'view': ('int32', (slots,)),
         }
 
 
@@ -127,12 +128,10 @@ class Reservoir:
         ).astype(np.int64)
         label = np.asarray(self.arrays['label'][index])
         weight = self.arrays['weight'][index] * (self.seen / np.maximum(kept, 1))[label]
-        image, quality = (np.asarray(self.arrays[name][index]) for name in ('image', 'quality'))
+        small = {n: np.asarray(self.arrays[n][index]) for n in ('image', 'view', 'quality')}
         # The large arrays stay on the disk.
         large = {name: self.arrays[name] for name in ('features', 'logits', 'taps')}
-        return Samples(
-            **large, label=label, weight=weight, image=image, rows=index, quality=quality
-        )
+        return Samples(**large, **small, label=label, weight=weight, rows=index)
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:

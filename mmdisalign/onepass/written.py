@@ -44,6 +44,11 @@ class Written:
         """The class prior that the config names."""
         return prior_of(self.out)
 
+    @property
+    def methods(self) -> Path:
+        """What methods came to on validation images, where those chose."""
+        return self.out.with_name(f'{self.out.stem}_methods.json')
+
     def check(self) -> None:
         """Say what will be written, and raise OSError if that cannot be."""
         print(
@@ -73,7 +78,7 @@ class Written:
 
     def write(
         self,
-        model: torch.nn.Module,
+        state: Mapping[str, torch.Tensor],
         prior: ClassPrior,
         cfg: Config,
         changes: Mapping[str, Any],
@@ -82,7 +87,7 @@ class Written:
         """Write the prior, the config and the checkpoint, which is last: with it, all is there.
 
         Args:
-            model: Calibrated.
+            state: Weights of the model of the new config.
             prior: Of the training data.
             cfg: The user's config, as it was read.
             changes: What the new config changes in it.
@@ -90,7 +95,7 @@ class Written:
         """
         # First the checkpoint, so that nothing is replaced if it has no room.
         with written_whole(self.out) as partial:
-            torch.save(checkpoint_of(model, **meta), partial)
+            torch.save(checkpoint_of(state, **meta), partial)
             prior.to_json(self.prior)
             with written_whole(self.config) as file:
                 file.write_text(self._text(cfg, changes), encoding='utf-8')

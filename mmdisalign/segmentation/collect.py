@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Union
+from dataclasses import dataclass
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.decode_heads.point_head import PointHead
+from mmseg.structures import OHEMPixelSampler
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
 
 from ..engine.confidence import calibrations_of
-from ..losses import GRWCrossEntropyLoss, tiled_cross_entropy
+from ..losses import GRWCrossEntropyLoss, tiled_cross_entropy, weighted_cross_entropy
 from ..onepass.collect import Collected, captured, checked_logits, in_half
-from ..onepass.fitting import Samples
+from ..onepass.fitted_loss import FittedLoss
+from ..onepass.fitting import Chunk, Samples, hardest
 from ..onepass.image_choice import ImageChoice
 from ..onepass.sample_cache import Layout, fair_capacities
 from .layers import num_outputs, pixel_losses
@@ -49,6 +53,30 @@ class SampleCollector:
         return kind(model)
 
 
+@dataclass
+class HardPixelLoss(FittedLoss):
+    """That of a head with mmseg's ``OHEMPixelSampler``: the hardest pixels of each image count.
+
+    These are chosen by calibrated scores, anew in each step of the fit. Behind the scores of a
+    sample is the share of the pixels of its image that ``min_kept`` comes to. mmseg chooses them
+    of a batch; of a batch of one image, it is the same.
+
+    Attributes:
+        thresh: Pixels whose label is less probable than this count all.
+    """
+
+    thresh: Optional[float]
+
+    def counted(self, scores: Tensor, losses: Tensor, chunk: Chunk) -> Tensor:
+        """Weights of the pixels, (n,), see :class:`Counted`."""
+        share, scores = scores[:, self.num_classes], self.class_scores(scores)
+        if self.thresh is None:
+            return hardest(losses, share, chunk.weight, chunk.view)
+        probability = scores.softmax(dim=1).gather(1, chunk.label[:, None])[:, 0]
+        kept = hardest(-probability, share, chunk.weight, chunk.view)
+        return torch.where(probability < self.thresh, chunk.weight, kept)
+
+
 class PixelCollector:
     """Draws pixels of each class in an image, so that the rare ones are not lost.
 
@@ -59,10 +87,12 @@ class PixelCollector:
         model: In the stage ``'calibration'``.
 
     Raises:
-        ValueError: If the head draws pixels itself (OHEM), or its loss is not GRW cross-entropy.
+        ValueError: If its loss is not GRW cross-entropy, or not of the pixels that are there, or
+            of those that OHEM chooses.
     """
 
     unit = 'pixels'
+    training = True  # or the images are as they are evaluated, whole
 
     def __init__(self, model: CalibratedEncoderDecoder) -> None:
         self.model, self.head = model, model._calibrated_head
@@ -70,14 +100,10 @@ class PixelCollector:
         self.calibration = calibration
         classifies_by_cls_seg = hasattr(self.head, '_losses')
         losses = self.head._losses() if classifies_by_cls_seg else pixel_losses(self.head)
-        sampler = getattr(self.head, 'kernel_generate_head', self.head).sampler
-        if sampler is not None or not isinstance(losses[0], GRWCrossEntropyLoss):
-            raise ValueError(
-                'GRWCrossEntropyLoss without a pixel sampler can be fitted; the decode head has '
-                f'{type(losses[0]).__name__}{" and a sampler" * (sampler is not None)}'
-            )
-        self.layouts = {self.name: Layout(4, calibration.in_channels, calibration.num_classes)}
-        self.losses = {self.name: losses[0]}
+        self.sampler = getattr(self.head, 'kernel_generate_head', self.head).sampler
+        self.losses = {self.name: _pixel_loss(losses[0], self.sampler)}
+        scores = calibration.num_classes + (self.sampler is not None)
+        self.layouts = {self.name: Layout(4, calibration.in_channels, scores)}
         self.most = np.full(calibration.num_classes, MOST_OF_A_CLASS)
 
     @property
@@ -102,9 +128,10 @@ class PixelCollector:
                 torch.from_numpy(pixels), label.shape, logits.shape[2:], self.head.align_corners
             )
             positions = positions.to(logits.device)
+            scores = logits[image].flatten(1)[:, positions].permute(1, 2, 0)
             samples = Samples(
                 features=in_half(features[image].flatten(1)[:, positions].permute(1, 2, 0)),
-                logits=checked_logits(logits[image].flatten(1)[:, positions].permute(1, 2, 0)),
+                logits=checked_logits(self._with_share(scores, label)),
                 taps=taps.numpy(),
                 label=label.flatten()[torch.from_numpy(pixels).to(label.device)].cpu().numpy(),
                 weight=weight,
@@ -115,26 +142,54 @@ class PixelCollector:
     def full_losses(self, data: Any, class_weight: Tensor) -> tuple[int, float, float]:
         """Valid pixels, and the sum of their loss before and after the calibration."""
         (logits, _), calibrated, labels = self._forward(data)
+        loss_of = self._loss_of_all if self.sampler is None else self._loss_of_hardest
         before, after = (
-            tiled_cross_entropy(
-                scores,
-                labels,
-                class_weight.to(scores.device),
-                align_corners=self.head.align_corners,
-                ignore_index=self.head.ignore_index,
-                reduction='sum',
-            )[0]
+            float(loss_of(scores, labels, class_weight.to(scores.device)))
             for scores in (logits, calibrated)
         )
-        return int((labels != self.head.ignore_index).sum()), float(before), float(after)
+        return int((labels != self.head.ignore_index).sum()), before, after
+
+    def _loss_of_all(self, scores: Tensor, labels: Tensor, class_weight: Tensor) -> Tensor:
+        return tiled_cross_entropy(
+            scores,
+            labels,
+            class_weight,
+            align_corners=self.head.align_corners,
+            ignore_index=self.head.ignore_index,
+            reduction='sum',
+        )[0]
+
+    def _loss_of_hardest(self, scores: Tensor, labels: Tensor, class_weight: Tensor) -> Tensor:
+        scores = interpolate(
+            scores, labels.shape[1:], mode='bilinear', align_corners=self.head.align_corners
+        )
+        total = scores.new_zeros(())
+        for own, label in zip(scores, labels):
+            rows = own[:, label != self.head.ignore_index].T
+            ones, valid = rows.new_ones(len(rows)), label[label != self.head.ignore_index]
+            losses = weighted_cross_entropy(rows, valid, class_weight, reduction='none')
+            chunk = Chunk(rows, rows, ones, valid, ones, ones, torch.zeros_like(valid))
+            counted = self.losses[self.name].counted(self._with_share(rows, label), losses, chunk)
+            total += (counted * losses).sum()
+        return total
+
+    def _with_share(self, scores: Tensor, label: Tensor) -> Tensor:
+        """Scores (*, C) and, where the hardest pixels count, the share of them that is kept."""
+        if self.sampler is None:
+            return scores
+        valid = int((label != self.head.ignore_index).sum())
+        share = scores.new_full((*scores.shape[:-1], 1), self.sampler.min_kept / max(valid, 1))
+        return torch.cat([scores, share.clamp(max=1)], dim=-1)
 
     def _forward(self, data: Any) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """What the calibration of a batch gets and gives, and the labels, shape (N, H, W)."""
-        data = self.model.data_preprocessor(data, True)
+        data = self.model.data_preprocessor(data, self.training)
         with captured(self.calibration) as passes:
             features = self.model.extract_feat(data['inputs'])
             outputs = self.head.forward(*self.model._head_inputs(features))
         labels = BaseDecodeHead._stack_batch_gt(self.head, data['data_samples'])[:, 0]
+        if not self.training:
+            labels = self._with_padding(labels, data)
         (logits, features), calibrated = passes[-1]
         if logits.dim() == 3:  # patches of a transformer, row by row
             size = outputs.shape[2:]
@@ -142,6 +197,13 @@ class PixelCollector:
                 each.unflatten(2, size) for each in (logits, features, calibrated)
             )
         return (logits, features), calibrated, labels
+
+    def _with_padding(self, labels: Tensor, data: dict) -> Tensor:
+        """Labels of an image as it is, ignored where the image that is passed was padded."""
+        (sample,), sizes = data['data_samples'], labels.shape[1:]
+        ratios = [p / own for p, own in zip(data['inputs'].shape[2:], sample.img_shape)]
+        bottom, right = (round(size * (ratio - 1)) for size, ratio in zip(sizes, ratios))
+        return pad(labels, (0, right, 0, bottom), value=self.head.ignore_index)
 
     def _draw(self, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the drawn pixels, and what each stands for, both (S,)."""
@@ -161,6 +223,27 @@ class PixelCollector:
             pixels.append(order[start + rng.choice(size, most, replace=False, shuffle=False)])
             weights.append(np.full(most, size / most))
         return np.concatenate(pixels), np.concatenate(weights)
+
+
+def _pixel_loss(loss: nn.Module, sampler: Any) -> FittedLoss:
+    """The loss of pixels that is fitted; ValueError if it is not one of them."""
+    if not isinstance(loss, GRWCrossEntropyLoss):
+        raise ValueError(
+            f'GRWCrossEntropyLoss can be fitted; the decode head has {type(loss).__name__}'
+        )
+    if sampler is None:
+        return FittedLoss.of(loss)
+    if not isinstance(sampler, OHEMPixelSampler):
+        raise ValueError(
+            'of pixel samplers, OHEMPixelSampler can be fitted; the decode head has '
+            f'{type(sampler).__name__}: use train.py'
+        )
+    if loss.normalizer == 'class_weight':
+        raise ValueError(
+            f'with {type(sampler).__name__}, the pixels that are chosen decide what the normalizer '
+            "'class_weight' divides by, which cannot be fitted: use train.py, or another normalizer"
+        )
+    return HardPixelLoss(**vars(FittedLoss.of(loss)), thresh=sampler.thresh)
 
 
 class RowCollector:
@@ -187,7 +270,8 @@ class RowCollector:
         self._check_loss()
         outputs = num_outputs(self.layer)
         self.layouts = {self.name: Layout(1, calibration.in_channels, outputs)}
-        self.losses = {self.name: self._fitted_loss() if self.has_queries else self.loss}
+        own = self._fitted_loss() if self.has_queries else self.loss
+        self.losses = {self.name: FittedLoss.of(own)}
         # Of classes and of no object, beside GRW.
         own = self.loss.class_weight if self.has_queries else None
         self.own_weight = torch.ones(outputs) if own is None else torch.tensor(own)

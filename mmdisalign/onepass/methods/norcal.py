@@ -1,0 +1,20 @@
+"""NorCal: the probabilities of a detector's classes, divided by a power of their counts."""
+
+from __future__ import annotations
+
+from ...calibration import AffineScores, normalized_calibration
+from .problem import Problem
+
+PARAMETER = 'γ'
+VALUES = (0.6, 0.0, 0.2, 0.4, 0.8, 1.0)
+
+
+def fit(problem: Problem, value: float) -> AffineScores:
+    """Shift the scores by -γ log n with γ = ``value``, see :func:`normalized_calibration`.
+
+    The background's stays. Without one, the counts are but frequencies: that is logit adjustment.
+    """
+    problem.softmax_only('norcal')
+    if not problem.has_background:
+        raise problem.refuse('norcal', 'there is no background score; its form is logit-adjustment')
+    return AffineScores.shifted(normalized_calibration(problem.prior, value)).requires_grad_(False)

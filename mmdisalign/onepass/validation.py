@@ -1,0 +1,95 @@
+"""Samples of the validation images, by which methods and their numbers are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
+from torch import nn
+
+from ..calibration import ClassPrior
+from ..engine import check_data
+from .collect import Collector, SeededDataset
+from .fitting import Samples
+from .image_choice import every_image, image_numbers
+from .passing import ImagePass
+
+LABELS = {'segmentation': 'gt_sem_seg', 'classification': 'gt_label'}
+
+
+class Validation:
+    """The labelled images of a config's ``val_dataloader``, which are passed once.
+
+    Args:
+        cfg: The config.
+        prior: Of the training data.
+        training: The training images.
+        passing: The pass over these.
+
+    Raises:
+        ValueError: If there are none that could choose; the message says why.
+    """
+
+    def __init__(
+        self, cfg: Config, prior: ClassPrior, training: BaseDataset, passing: ImagePass
+    ) -> None:
+        if passing.plugin not in LABELS:
+            raise ValueError(
+                'a detector is judged by AP, which needs its boxes and not its samples alone'
+            )
+        if cfg.get('val_dataloader') is None:
+            raise ValueError('the config has no val_dataloader')
+        check_data(cfg, 'val')
+        self.prior, loader = prior, Config(cfg.val_dataloader.to_dict())
+        if passing.plugin == 'segmentation':  # whose images are as large as they are
+            loader.batch_size = 1
+        self.dataset = DATASETS.build(cfg.val_dataloader.dataset)
+        self._check(training, LABELS[passing.plugin])
+        folder = passing.cache_dir / 'validation'
+        self.passing = replace(passing, loader=loader, cache_dir=folder, cache=None)
+
+    def _check(self, training: BaseDataset, label: str) -> None:
+        if not len(self.dataset):
+            raise ValueError('the validation data set of the config has no images')
+        classes = self.dataset.metainfo.get('classes')
+        if classes is not None:
+            try:
+                self.prior.check_classes(classes)
+            except ValueError as error:
+                raise ValueError(f'the validation data set: {error}') from error
+        own, theirs = (
+            set(image_numbers(data, np.arange(len(data))).tolist())
+            for data in (self.dataset, training)
+        )
+        # Of images without names, the numbers are but those of their order.
+        if self._are_named() and own <= theirs:
+            raise ValueError('the validation images are among those of training')
+        if label not in self.dataset[0]['data_samples']:
+            raise ValueError(f'the validation images have no labels ({label})')
+
+    def _are_named(self) -> bool:
+        tells = hasattr(self.dataset, 'get_data_info')
+        return bool(tells and self.dataset.get_data_info(0).get('img_path'))
+
+    def samples(self, kind: type, model: nn.Module) -> Samples:
+        """Run the images through the network.
+
+        Args:
+            kind: Of the model's collector.
+            model: With one calibration, untouched.
+
+        Raises:
+            ValueError: If its samples are not what it predicts.
+        """
+        collector: Collector = kind(model)
+        if not hasattr(collector, 'training') or len(collector.layouts) > 1:
+            raise ValueError('what the model scores in training is not what it predicts by')
+        collector.training = False
+        choice = every_image(len(self.dataset), 1, self.prior)
+        seeded = SeededDataset(self.dataset, self.passing.seed)
+        cache = self.passing.collect(collector, seeded, choice, len(self.prior))
+        (reservoir,) = cache.reservoirs.values()
+        return reservoir.samples()

@@ -1,0 +1,128 @@
+"""tools/calibrate.py with other methods than DisAlign, chosen on validation images, and folded."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from project import run, write_classifier, write_stage1
+
+from mmdisalign.calibration import ClassPrior, logit_adjustment
+from mmdisalign.onepass import method_names
+from mmdisalign.onepass.judging import Judged, interval_of_difference, values_of
+
+
+def calibrate(repo: Path, project: Path, *options: object, fails: bool = False) -> str:
+    tool = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth', '--passes', 1]
+    return run(repo, project, *tool, *options, ok=not fails)
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, map_location='cpu', weights_only=False)['state_dict']
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('methods')
+    write_stage1(root, num_train=88, num_val=22, num_workers=0)
+    return root
+
+
+@pytest.fixture(scope='module')
+def best(repo: Path, project: Path) -> str:
+    """What the tool printed of all methods."""
+    return calibrate(repo, project, '--method', 'best', '--out', 'best.pth')
+
+
+def test_every_method_is_compared_or_says_why_not(project: Path, best: str) -> None:
+    assert 'Numbers are chosen by the mIoU of 11 validation images, and the table is of 11' in best
+    table = re.findall(r'^\| (\w[\w-]+) +\|', best, re.MULTILINE)
+    refused = ['norcal']
+    assert table == sorted(set(method_names()) - set(refused))
+    assert 'norcal cannot be fitted: there is no background score' in best
+    rows = json.loads((project / 'best_methods.json').read_text())['methods']
+    assert [row['method'] for row in rows] == [None, *method_names()]
+    temperature = next(row for row in rows if row['method'] == 'temperature')
+    assert temperature['gains']['mIoU'] == [0, 0]  # it changes no decision
+
+
+def test_what_folds_is_a_checkpoint_of_the_stock_config(repo: Path, project: Path) -> None:
+    options = ['--method', 'logit-adjustment', '--value', 1, '--fold']
+    output = calibrate(repo, project, *options, '--out', 'folded.pth')
+    assert 'logit-adjustment, τ = 1. Written to folded.pth, the stock model' in output
+    before, after = state(project / 'stage1.pth'), state(project / 'folded.pth')
+    assert set(before) == set(after)
+    changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert changed == {'decode_head.conv_seg.bias'}
+    prior = ClassPrior.build(str(project / 'folded_prior.json'))
+    shift = after['decode_head.conv_seg.bias'] - before['decode_head.conv_seg.bias']
+    torch.testing.assert_close(shift, logit_adjustment(prior, 1.0), rtol=1e-5, atol=1e-5)
+    cfg = Config.fromfile(project / 'folded.py')
+    init_default_scope('mmseg')
+    MODELS.build(cfg.model).load_state_dict(after)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--method', 'magic'], "no method 'magic'; there are balanced-softmax, crt"),
+        (['--fold'], 'σ(x) of disalign varies with the input, so it does not fold: --method'),
+        (['--method', 'marc', '--choose', 'train'], 'marc is not chosen on training images'),
+        (
+            ['--choose', 'val', '--cfg-options', 'val_dataloader.dataset.data_prefix={}'],
+            'validation images cannot choose: ',
+        ),
+        (
+            ['--method', 'lws', '--choose', 'val', '--metric', 'AP'],
+            '--metric AP is none of mIoU, head, body, tail',
+        ),
+    ],
+)
+def test_what_cannot_be_is_said(
+    repo: Path, project: Path, options: list[str], message: str
+) -> None:
+    if '--cfg-options' in options:
+        data = Config.fromfile(project / 'stage1.py').train_dataloader.dataset
+        prefix = [f'{key}={value}' for key, value in data.data_prefix.items()]
+        options = [*options[:-1], *(f'val_dataloader.dataset.data_prefix.{own}' for own in prefix)]
+        message += 'the validation images are among those of training'
+    output = calibrate(repo, project, *options, '--out', 'no.pth', fails=True)
+    assert f'error: {message}' in output
+    assert not (project / 'no.pth').exists()
+
+
+def test_rho_is_chosen_on_validation_images_where_there_are_some(
+    repo: Path, tmp_path: Path
+) -> None:
+    write_classifier(tmp_path)
+    output = calibrate(repo, tmp_path, '--out', 'calibrated.pth')
+    said = 'Numbers are chosen by the top1 of' in output
+    assert said or 'Validation images cannot choose' in output
+    assert any('.calibration.' in key for key in state(tmp_path / 'calibrated.pth'))
+
+
+def test_values_and_their_interval_by_hand() -> None:
+    prior = ClassPrior.build([8, 4, 1])
+    label = np.array([0, 0, 1, 2])
+    before, after = (
+        Judged(label, np.array(predicted), np.array([2.0, 1, 1, 1]), np.arange(4))
+        for predicted in ([0, 0, 0, 0], [0, 0, 1, 0])
+    )
+    accuracy = values_of(before, prior, 'accuracy')
+    assert accuracy['top1'] == pytest.approx(60) and accuracy['mean'] == pytest.approx(100 / 3)
+    assert values_of(after, prior, 'accuracy')['mean'] == pytest.approx(200 / 3)
+    # Class 0: 3 right of 3 true and 5 predicted ones.
+    assert values_of(before, prior, 'IoU')['mIoU'] == pytest.approx(100 * 3 / 5 / 3)
+    same = interval_of_difference(before, before, prior, 'accuracy', 0)
+    assert same['top1'] == (0, 0)
+    low, high = interval_of_difference(before, after, prior, 'accuracy', 0)['top1']
+    # The third image is in a draw 0 to 4 times; it alone gains.
+    assert low == 0 and 0 < high <= 100
