@@ -106,6 +106,8 @@ def _advice(error: Exception) -> Optional[str]:
     kind, text = type(error).__name__, str(error)
     if kind == 'KeyError' and 'is not in the' in text and 'registry' in text:
         return ' (misspelt, or of a package that custom_imports does not name)'
+    if kind in ('ImportError', 'RuntimeError') and 'is not installed, please install' in text:
+        return ''  # as mmdet says of panopticapi
     if kind == 'ModuleNotFoundError':
         return ': install it, or look at custom_imports'
     if kind == 'OutOfMemoryError':

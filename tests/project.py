@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, Registry, init_default_scope
 from PIL import Image
 
-from mmdisalign.data.scenes import SceneSpec, write_ade20k
+from mmdisalign.data.scenes import SceneSpec, render_scene, write_ade20k
 
 # What a tool imports before it does anything. Nothing of ours: each run of a tool imports that.
 SERVER = multiprocessing.get_context('forkserver')
@@ -221,3 +221,68 @@ def assert_only_the_calibration_changed(demo: Path, *checkpoints: str) -> None:
     assert {k for k in states[1] if k not in states[0]} == {
         k for k in states[1] if '.calibration.' in k
     }
+
+
+PANOPTIC = """
+from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
+from mmdet.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class LoadSegments(LoadPanopticAnnotations):
+    '''As of mmdet, without panopticapi, which is not on PyPI: of it, only this sum is used.'''
+
+    def __init__(self):
+        LoadAnnotations.__init__(self, with_bbox=True, with_mask=True, with_seg=True)
+        self.rgb2id = lambda colours: colours.astype(int) @ [1, 256, 256**2]
+"""
+
+
+def write_panoptic(root: Path, *, num_train: int, num_val: int) -> tuple[list[str], list[str]]:
+    """Scenes in COCO's panoptic format: objects are things, but one kind of them and the ground.
+
+    Returns:
+        Names of things and of stuff, in the order of their labels; ids have gaps.
+    """
+    spec = SceneSpec(num_classes=6, imbalance=10)
+    stuff = (1, 4)  # as labels of scenes
+    labels = [*(label for label in range(1, 7) if label not in stuff), *stuff]
+    names = [spec.classes[label - 1] for label in labels]
+    categories = [
+        dict(id=10 * label, name=name, isthing=int(label not in stuff))
+        for label, name in zip(labels, names)
+    ]
+    for split, count in (('training', num_train), ('validation', num_val)):
+        (root / 'segments' / split).mkdir(parents=True)
+        (root / 'images' / split).mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(count):
+            scene = render_scene(spec, split, number)
+            Image.fromarray(scene.image).save(root / f'images/{split}/{number}.jpg', quality=95)
+            ids = (scene.labels == 1).astype(int)
+            for index, instance in enumerate(scene.instances, start=300):  # more than a byte holds
+                ids[instance.mask] = 2 if instance.label in stuff else index
+            own = {1: 1, 2: 4, **{i: s.label for i, s in enumerate(scene.instances, start=300)}}
+            colours = np.stack([ids % 256, ids // 256, 0 * ids], axis=-1).astype(np.uint8)
+            Image.fromarray(colours).save(root / f'segments/{split}/{number}.png')
+            height, width = ids.shape
+            images.append(dict(id=number, file_name=f'{number}.jpg', height=height, width=width))
+            segments = [_segment(ids == each, each, 10 * own[each]) for each in np.unique(ids)[1:]]
+            annotations.append(
+                dict(image_id=number, file_name=f'{number}.png', segments_info=segments)
+            )
+        content = dict(images=images, annotations=annotations, categories=categories)
+        (root / f'{split}.json').write_text(json.dumps(content))
+    return names[: -len(stuff)], names[-len(stuff) :]
+
+
+def _segment(mask: np.ndarray, number: int, category: int) -> dict:
+    rows, columns = np.nonzero(mask)
+    size = [int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+    return dict(
+        id=int(number),
+        category_id=category,
+        iscrowd=0,
+        area=len(rows),
+        bbox=[int(columns.min()), int(rows.min()), *size],
+    )

@@ -1,4 +1,4 @@
-"""Accuracy overall and of many-, medium- and few-shot classes, and macro-F1."""
+"""Accuracy and average precision, overall and of many-, medium- and few-shot classes, macro-F1."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Optional
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmpretrain.evaluation import Accuracy, SingleLabelMetric
+from mmpretrain.evaluation import Accuracy, AveragePrecision, SingleLabelMetric
 from mmpretrain.registry import METRICS
 from mmpretrain.structures import DataSample
 
 from mmdisalign.calibration import ClassPrior
-from mmdisalign.classification.metrics import LongTailAccuracy
+from mmdisalign.classification import prepare
+from mmdisalign.classification.metrics import LongTailAccuracy, LongTailAveragePrecision
 
 COUNTS = [500, 101, 100, 20, 19]  # two classes with many images, two with a medium number, one few
 
@@ -220,3 +222,69 @@ def test_an_image_without_one_valid_label_is_refused(label: list[int]) -> None:
 def test_is_built_from_a_config() -> None:
     metric = METRICS.build(dict(type='LongTailAccuracy', class_prior=COUNTS, prefix='val'))
     assert metric.prefix == 'val'
+
+
+# Several labels an image
+
+
+def several(labels: list[list[int]], num_classes: int = 5) -> list[DataSample]:
+    rng = torch.Generator().manual_seed(0)
+    return [
+        DataSample()
+        .set_pred_score(torch.rand(num_classes, generator=rng))
+        .set_gt_label(torch.tensor(own, dtype=torch.long))
+        for own in labels
+    ]
+
+
+LABELS = [[0, 1], [0], [2, 3, 4], [], [1, 4], [0, 2], [3], [0, 1, 2, 3, 4]]
+
+
+def test_average_precision_is_mmpretrains_and_that_of_the_groups_its_means(tmp_path: Path) -> None:
+    path = tmp_path / 'result.json'
+    own = Evaluator(LongTailAveragePrecision(COUNTS, result_file=str(path)))
+    theirs = Evaluator([AveragePrecision(), AveragePrecision(average=None, prefix='each')])
+    for evaluator in (own, theirs):
+        evaluator.dataset_meta = {'classes': list('abcde')}
+        evaluator.process(several(LABELS))
+    found, expected = (evaluator.evaluate(len(LABELS)) for evaluator in (own, theirs))
+    each = expected['each/AP_classwise']
+    assert found['multi-label/mAP'] == pytest.approx(expected['multi-label/mAP'], abs=1e-4)
+    assert found['multi-label/many'] == pytest.approx(np.mean(each[:2]), abs=1e-4)
+    assert found['multi-label/few'] == pytest.approx(each[4], abs=1e-4)
+    result = json.loads(path.read_text())
+    assert result['per_class']['AP'] == pytest.approx(each, abs=1e-3)
+    assert result['groups'] == dict(many=[0, 1], medium=[2, 3], few=[4])
+
+
+def test_a_class_that_no_image_has_is_left_out_of_average_precision() -> None:
+    own = Evaluator(LongTailAveragePrecision(COUNTS))
+    own.dataset_meta = {}
+    own.process(several([[0], [1, 2], [3]]))
+    found = own.evaluate(3)
+    assert math.isnan(found['multi-label/few'])
+    assert not math.isnan(found['multi-label/mAP'])
+
+
+@pytest.mark.parametrize(
+    ('data', 'metric', 'right'),
+    [
+        ('MultiLabelDataset', 'LongTailAccuracy', 'LongTailAveragePrecision'),
+        ('VOC', 'mmdisalign.classification.LongTailAccuracy', 'LongTailAveragePrecision'),
+        ('CIFAR10', 'LongTailAveragePrecision', 'LongTailAccuracy'),
+    ],
+)
+def test_a_metric_of_other_labels_than_the_datas_is_named_before_anything_runs(
+    data: str, metric: str, right: str
+) -> None:
+    cfg = Config(
+        dict(
+            default_scope='mmpretrain',
+            val_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dict(type=data))),
+            val_evaluator=[dict(type='AveragePrecision'), dict(type=metric, class_prior=COUNTS)],
+        )
+    )
+    with pytest.raises(ValueError, match=f'val_evaluator: .* take {right}$'):
+        prepare(cfg, 'train', 'val')
+    cfg.val_evaluator[1].type = right
+    prepare(cfg, 'train', 'val')

@@ -488,23 +488,26 @@ def test_the_class_of_each_image_is_its_label(tmp_path: Path) -> None:
     assert [own.tolist() for own in found] == [[2], [0]] * 2
 
 
-def test_images_of_several_classes_are_of_each(tmp_path: Path) -> None:
-    init_default_scope('mmpretrain')
-    from mmpretrain.registry import DATASETS as CLASSIFICATION
-
+def test_an_image_counts_for_each_of_its_labels(tmp_path: Path) -> None:
     from mmdisalign.classification.count import count_images
 
-    infos = [dict(img_path='a.jpg', gt_label=[0, 2]), dict(img_path='b.jpg', gt_label=[])]
-    infos.append(dict(img_path='c.jpg', gt_label=[2]))
-    content = dict(metainfo=dict(classes=['cat', 'dog', 'owl']), data_list=infos)
-    (tmp_path / 'train.json').write_text(json.dumps(content))
-    config = dict(type='MultiLabelDataset', ann_file=str(tmp_path / 'train.json'), pipeline=[])
-    assert count_images(config).counts.tolist() == [1, 0, 2]
+    init_default_scope('mmpretrain')
+    labels = [[0, 2], [0], [], [2, 2], 1]
+    content = dict(
+        metainfo=dict(classes=('a', 'b', 'c')),
+        data_list=[dict(img_path=f'{i}.jpg', gt_label=own) for i, own in enumerate(labels)],
+    )
+    path = tmp_path / 'labels.json'
+    path.write_text(json.dumps(content))
+    config = dict(type='MultiLabelDataset', ann_file=str(path), pipeline=[])
+    assert count_images(config).counts.tolist() == [2, 1, 2]
+    from mmpretrain.registry import DATASETS as CLASSIFICATION
+
     found = classes_of_images('classification', CLASSIFICATION.build(config), 3)
-    assert [own.tolist() for own in found] == [[0, 2], [], [2]]
-    infos[2]['gt_label'] = [1, 3]
-    (tmp_path / 'train.json').write_text(json.dumps(content))
-    with pytest.raises(CountError, match=r'c\.jpg has label 3, but the data set has 3 classes'):
+    assert [np.unique(own).tolist() for own in found] == [[0, 2], [0], [], [2], [1]]
+    content['data_list'][1]['gt_label'] = [0, 3]
+    path.write_text(json.dumps(content))
+    with pytest.raises(CountError, match=r'1\.jpg has label 3, but the data set has 3 classes'):
         count_images(config)
 
 

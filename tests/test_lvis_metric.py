@@ -570,3 +570,27 @@ def test_result_file_says_which_group_was_taken_for_which(
         'c': {'f': 0, 'c': 0, 'r': 0, 'missed': 0},
         'r': {'f': 0, 'c': 0, 'r': 1, 'missed': 0},
     }
+
+
+def test_masks_without_boxes_are_evaluated_alone_and_matched_by_the_boxes_around_them(
+    content: dict, write: Callable, tmp_path: Path, capsys
+) -> None:
+    values = {}
+    for name in ('as found', 'as SOLO has them', 'as saved'):
+        found = copy.deepcopy(FOUND)
+        for one in found if name != 'as found' else ():
+            own = one['pred_instances']
+            own['bboxes'] = torch.zeros_like(own['bboxes'])
+            if name == 'as saved':
+                dense = np.asfortranarray(own['masks'].permute(1, 2, 0).numpy(), dtype=np.uint8)
+                own['masks'] = mask_utils.encode(dense)
+        path = tmp_path / 'result.json'
+        metric = LongTailLVISMetric(write(content), ['bbox', 'segm'], result_file=str(path))
+        metric.dataset_meta = {'classes': ('a', 'b', 'c')}
+        keys = {key.split('_')[0] for key in evaluate(metric, found)}
+        assert keys == ({'lvis/bbox', 'lvis/segm'} if name == 'as found' else {'lvis/segm'})
+        result = json.loads(path.read_text())
+        values[name] = (result['confusion'], result['per_class']['segm_AP'])
+    assert 'the model predicts masks alone' in capsys.readouterr().out
+    assert values['as found'] == values['as SOLO has them'] == values['as saved']
+    assert any(values['as found'][0]['f'].values())

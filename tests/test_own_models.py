@@ -1,4 +1,4 @@
-"""A model of one's own is calibrated as it is or refused: what it does is never replaced unseen."""
+"""A model of one's own is calibrated as it is, or refused: nothing it does is replaced unseen."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmseg.registry import MODELS
 from test_segmentors import batch, build_pair, cascade_cfg, stage1_cfg, stage2_cfg, train
 
 from mmdisalign.engine import read_config
+from mmdisalign.onepass.one_pass import build_stage2
 from mmdisalign.segmentation import calibrated_model
 from mmdisalign.segmentation.collect import SampleCollector
 
@@ -113,6 +114,16 @@ def test_a_loss_of_a_mixin_is_ones_own() -> None:
     assert model.has_own_loss
     own, expected = losses_of(model), losses_of(plain)
     torch.testing.assert_close(own['decode.loss_grw'], 2 * expected['decode.loss_grw'])
+
+
+def test_what_one_pass_refuses_it_refuses_before_weights_are_loaded() -> None:
+    calibrated(DoublingSegmentor)
+    for cfg, message in (
+        (stage2_cfg(own_cfg(DoublingSegmentor)), 'has its own losses'),
+        (stage2_cfg(stage1_cfg(), calibration=dict(norm_cfg=dict(type='BN'))), 'for its confid'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_stage2(cfg, 'there_is_none.pth', 0, SampleCollector)
 
 
 def test_both_routes_name_the_same_type() -> None:

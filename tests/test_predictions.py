@@ -22,6 +22,7 @@ from pycocotools import mask as mask_utils
 from mmdisalign.analysis import Evaluation
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine.configs import model_config
+from mmdisalign.onepass.confidence import ConfidenceHistogram, learned
 
 PRIOR = dict(source=[80, 15, 5], groups=dict(head=[0], body=[1], tail=[2]))
 CLASSES = ('road', 'car', 'bicycle')
@@ -383,3 +384,63 @@ def test_confidence_is_observed_as_the_runner_builds_the_model(tmp_path: Path) -
     assert model_config(cfg) == dict(type='a', data_preprocessor=dict(mean=[1]))
     cfg.model.data_preprocessor = dict(mean=[2])
     assert model_config(cfg)['data_preprocessor'] == dict(mean=[2])
+
+
+def test_images_with_several_labels_make_a_report(
+    classification, analyze, monkeypatch, capsys
+) -> None:
+    root, labels = classification['root'], [[0, 1], [0], [2], []]
+    content = dict(
+        metainfo=dict(classes=CLASSES),
+        data_list=[
+            dict(img_path=path.relative_to(root / 'val').as_posix(), gt_label=own)
+            for path, own in zip(sorted((root / 'val').rglob('*.png')), labels)
+        ],
+    )
+    (root / 'labels.json').write_text(json.dumps(content))
+    found = dict(before=[[0, 1], [0], [], [2]], after=[[0], [0], [2], []])
+    for name, predicted in found.items():
+        samples = [
+            dict(
+                pred_score=torch.zeros(3).index_fill(0, torch.tensor(own, dtype=torch.long), 0.9),
+                pred_label=torch.tensor(own, dtype=torch.long),
+                gt_label=torch.tensor(truth, dtype=torch.long),
+                sample_idx=number,
+            )
+            for number, (own, truth) in enumerate(zip(predicted, labels))
+        ]
+        (root / f'{name}.pkl').write_bytes(pickle.dumps(samples))
+    config = root / 'several.py'
+    config.write_text(
+        "default_scope = 'mmpretrain'\n"
+        "test_dataloader = dict(dataset=dict(type='MultiLabelDataset', pipeline=[],\n"
+        f"    ann_file='{root}/labels.json', data_prefix='{root}/val'))\n"
+        "test_evaluator = dict(type='AveragePrecision')\n"
+    )
+    options = ['--config', config, '--prior', prior_file(root), '--images', 5]
+    command = [root / 'before.pkl', root / 'after.pkl', *options, '--out', root / 'report']
+    run(analyze, monkeypatch, *command)
+    after = Evaluation.load(root / 'report/results/after.json')
+    assert after.per_class['AP'][2] == pytest.approx(100, abs=1e-3)
+    assert after.confusion is None
+    text = (root / 'report/index.html').read_text()
+    # Of the rarest class, the third image gained its label, and the last lost one.
+    assert '2.png' in text and '3.png' in text and '1.png' not in text
+    assert 'few rose by' in capsys.readouterr().out
+
+
+def test_a_calibration_that_layers_share_is_told_once() -> None:
+    own = {'magnitude': torch.ones(2), 'margin': torch.ones(2), 'confidence.weight': torch.ones(3)}
+    other = {**own, 'confidence.weight': torch.zeros(3)}
+    layers = {'head.2.calibration': own, 'head.10.calibration': own, 'head.0.calibration': other}
+    state = {f'{at}.{key}': v.clone() for at, part in layers.items() for key, v in part.items()}
+    ones = [1.0, 1.0]
+    expected = {'head.2.calibration': (ones, ones), 'head.0.calibration': (ones, ones)}
+    assert learned(state) == expected
+
+
+def test_confidence_is_counted_of_the_classes_that_are_scored() -> None:
+    histogram = ConfidenceHistogram(dict(head=[0, 5], tail=[1, 2, 6]), num_classes=3)
+    histogram.see('boxes', torch.eye(3), torch.tensor([[0.1], [0.5], [0.5]]))
+    assert [sum(counts) for counts in histogram.of('boxes').values()] == [1, 2]
+    assert histogram.of('never ran') is None

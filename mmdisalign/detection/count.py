@@ -69,20 +69,26 @@ def count_instances(dataset: dict, *, skip_errors: bool = False) -> ClassPrior:
     return counted_prior(instances, classes, images)
 
 
-def classes_of(infos: Iterable[Mapping[str, Any]], _: BaseDataset, __: int) -> list[np.ndarray]:
+def classes_of(
+    infos: Iterable[Mapping[str, Any]], dataset: BaseDataset, _: int
+) -> list[np.ndarray]:
     """The classes of each image's instances; see :func:`classes_of_images`."""
-    return [np.unique(labels).astype(int) for labels in _labels(infos)]
+    return [np.unique(labels).astype(int) for labels in _labels(infos, dataset.metainfo)]
 
 
-def _labels(infos: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+def _labels(infos: Iterable[Mapping[str, Any]], metainfo: Mapping[str, Any]) -> list[list[int]]:
     """The labels of what each image is trained on, with repetitions."""
     found = [(_instances(info), _no_things(info)) for info in infos]
-    things = {label for own, _ in found for label in own}
-    # What is no thing here, and is one elsewhere, is a crowd.
+    # What is no thing here, and is one by its name or elsewhere, is a crowd.
+    names = metainfo.get('thing_classes') or ()
+    things = {label for label, name in enumerate(metainfo['classes']) if name in names}
+    things.update(label for own, _ in found for label in own)
     return [own + [each for each in others if each not in things] for own, others in found]
 
 
 def _instances(info: Mapping[str, Any]) -> list[int]:
+    if 'instances' not in info:
+        raise CountError(f'{info.get("img_path")} has a map of labels, and no instances to count')
     return [each['bbox_label'] for each in info['instances'] if not each['ignore_flag']]
 
 
@@ -124,7 +130,7 @@ def _count(part: BaseDataset, faults: Faults) -> Counts:
     infos = read_annotations(part)
     note = _check_content(content, part, faults) if content else None
     instances, images = (np.zeros(len(part.metainfo['classes']), dtype=np.int64) for _ in range(2))
-    for info, labels in zip(infos, _labels(infos)):
+    for info, labels in zip(infos, _labels(infos, part.metainfo)):
         known = [label for label in labels if 0 <= label < len(instances)]
         if len(known) < len(labels):
             _name_unknown(labels, part, info, faults)
