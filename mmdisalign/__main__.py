@@ -28,6 +28,8 @@ def main() -> None:
     if name in ('-h', '--help'):
         print(_usage())
         return
+    # A tool may be called by its file, too.
+    name = next((own for own, (script, _) in COMMANDS.items() if script == name), name)
     if name not in COMMANDS:
         print(f'{_usage()}\n\nerror: no command {name}', file=sys.stderr)
         sys.exit(2)

@@ -14,3 +14,8 @@ PASSES = 4
 def prior_of(out: Path) -> Path:
     """Where the class prior of a checkpoint is written."""
     return out.with_name(f'{out.stem}_prior.json')
+
+
+def methods_of(out: Path) -> Path:
+    """Where it is written what methods came to on validation images, beside a checkpoint."""
+    return out.with_name(f'{out.stem}_methods.json')

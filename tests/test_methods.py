@@ -59,6 +59,7 @@ class Problem:
     def fit(self, method: str, value: float | None = None, **options):
         options = {'weight_decay': DECAY, **options}
         own = {'weight': self.layer.weight, 'bias': self.layer.bias}
+        own['background'] = len(self.layer.weight) > C
         arrays = self.features, self.logits, self.labels
         return fit(*arrays, COUNTS, method, value, **own, **options)
 
@@ -261,6 +262,14 @@ def test_what_needs_a_linear_classifier_or_a_background_says_so(problem: Problem
         (dict(features=np.zeros((2, 3, 4))), r'expected features \(N, F\)'),
         (dict(labels=np.zeros(0, int)), 'expected as many features as logits and labels'),
         (dict(prior=[1, 2]), 'the class prior has 2 classes, but there are 4 logits'),
+        (dict(prior=[1, 2, 3]), 'of a detector, say background=True'),
+        (dict(logits=np.full((sum(COUNTS), C), np.nan)), 'logits are not all finite'),
+        (dict(labels=np.arange(sum(COUNTS)) % 3), 'no sample of class 3'),
+        (dict(weight=np.zeros((5, FEATURES))), r'the last layer has weight \(4, 6\) and bias'),
+        (dict(weight=np.ones((C, FEATURES))), 'do not make these logits of these features'),
+        (dict(method='lws', value=3.0), r'lws has no number, got value=3\.0'),
+        (dict(method='crt', value=-1.0), r'weight decay of crt is a number of at least 0'),
+        (dict(method='norcal', value='a'), "γ of norcal is a number of at least 0, got 'a'"),
         (dict(labels=np.full(sum(COUNTS), 4)), 'label 4 is of none of the 4 logits'),
     ],
 )
@@ -270,6 +279,17 @@ def test_arrays_that_do_not_fit_are_named(problem: Problem, change: dict, messag
     )
     with pytest.raises(ValueError, match=message):
         fit(**{**own, **change})
+
+
+def test_labels_are_integers(problem: Problem) -> None:
+    with pytest.raises(TypeError, match='labels are integers, got float64'):
+        fit(problem.features, problem.logits, problem.labels.astype(float), COUNTS)
+
+
+def test_scores_of_other_classes_are_refused(problem: Problem) -> None:
+    fitted = problem.fit('logit-adjustment')
+    with pytest.raises(ValueError, match=r'expected logits \(N, 4\) .* got \(215, 3\)'):
+        fitted(problem.features, problem.logits[:, :3])
 
 
 def test_numpy_in_numpy_out(problem: Problem) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Union
 
 from mmdisalign import cli
-from mmdisalign.defaults import IMAGES_PER_CLASS, PASSES, prior_of
+from mmdisalign.defaults import IMAGES_PER_CLASS, PASSES, methods_of, prior_of
 
 UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
 
@@ -84,8 +84,14 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.out.suffix != '.pth':
         parser.error(f'--out is a checkpoint, *.pth, got {args.out}')
+    if args.exp_scale is not None and args.method != 'disalign':
+        parser.error(f'--exp-scale is of disalign; of {args.method}, name --value')
+    if args.value is not None and args.method == 'best':
+        parser.error('--method best chooses the numbers: leave --value out')
     if args.exp_scale == 'auto':
-        args.choose, args.exp_scale = args.choose or 'train', None
+        if args.choose == 'val':
+            parser.error('--exp-scale auto is --choose train: leave one of them out')
+        args.choose, args.exp_scale = 'train', None
     if args.value is not None and args.method == 'disalign':
         if args.exp_scale is not None:
             parser.error('--value is --exp-scale for disalign: give one of them')
@@ -94,7 +100,7 @@ def parse_args() -> argparse.Namespace:
         args.passes = 1 if args.images_per_class == 'all' else PASSES
     if args.passes < 1:
         parser.error(f'--passes is at least 1, got {args.passes}')
-    written = {args.out, args.out.with_suffix('.py'), prior_of(args.out)}
+    written = {args.out, args.out.with_suffix('.py'), prior_of(args.out), methods_of(args.out)}
     given = {Path(path) for path in (args.config, args.checkpoint, args.prior) if path}
     for path in given:
         if path.resolve() in {own.resolve() for own in written}:

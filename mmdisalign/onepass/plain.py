@@ -25,11 +25,13 @@ class Fitted:
         method: Its name.
         value: Of its one number, see ``PARAMETER`` in the module of the method.
         scores: What makes the scores, an ``nn.Module`` called with logits and features.
+        num_scores: How many a classifier made of an element.
     """
 
     method: str
     value: float
     scores: nn.Module
+    num_scores: int
 
     @torch.no_grad()
     def __call__(self, features: Array, logits: Array) -> Array:
@@ -38,7 +40,12 @@ class Fitted:
         A background's score, behind the classes', is one more.
         """
         z, x = (torch.as_tensor(values).float() for values in (logits, features))
-        own = self.scores.num_classes if hasattr(self.scores, 'num_classes') else z.shape[1]
+        if z.dim() != 2 or z.shape[1] != self.num_scores or len(x) != len(z):
+            raise ValueError(
+                f'expected logits (N, {self.num_scores}) and features of as many, got '
+                f'{tuple(z.shape)} and {tuple(x.shape)}'
+            )
+        own = self.scores.num_classes
         scores = torch.cat([self.scores(z[:, :own], x), z[:, own:]], dim=1)
         return scores if isinstance(logits, Tensor) else scores.numpy()
 
@@ -74,6 +81,7 @@ def fit(
     *,
     weight: Optional[Array] = None,
     bias: Optional[Array] = None,
+    background: bool = False,
     zero_count: ZeroCount = None,
     weight_decay: float = 5e-4,
     seed: int = 0,
@@ -82,24 +90,28 @@ def fit(
 
     Args:
         features: What its last layer saw, shape (N, F).
-        logits: What it said, shape (N, C), or (N, C + 1) with the score of a background at the end.
-        labels: What it should have said, shape (N,); C is the background.
+        logits: What it said, shape (N, C); with a background, whose score is the last, (N, C + 1).
+        labels: What it should have said, integers, shape (N,); C is the background. There is a
+            sample of each class that the prior has.
         prior: Class frequencies of the training data: anything that ``ClassPrior.build`` takes.
         method: One of :func:`method_names`. Default: ``'disalign'``.
         value: Of the method's one number. Default: None, the first of its ``VALUES``.
         weight: Of the last layer, shape (C, F), which some methods change. Default: None.
         bias: Of the last layer, shape (C,). Default: None.
+        background: Whether there is a background. Default: False.
         zero_count: How to weigh classes that were never seen, see :func:`generalized_reweight`.
         weight_decay: Of what is learned, unless it is the method's number.
         seed: Of what starts at random.
 
     Raises:
-        ValueError: If the shapes do not fit, a label is of no class, or the method has no meaning
-            here.
+        TypeError: If the labels are no integers.
+        ValueError: If shapes do not fit, values are not finite, a label is of no class or a class
+            without a label, the layer did not make the logits, or the method has no meaning here.
     """
     x, z, y = (_array(values) for values in (features, logits, labels))
     classes = ClassPrior.build(prior)
-    _check(x, z, y, len(classes))
+    _check(x, z, y, classes, background)
+    layer = _checked_layer(x, z, weight, bias)
     own = generalized_reweight(classes, 0.0, zero_count=zero_count)
     ones = torch.cat([own, torch.ones(z.shape[1] - len(classes))])
     samples = Samples(
@@ -111,35 +123,96 @@ def fit(
         image=np.arange(len(y)),
     )
     module = method_named(method)
-    value = module.VALUES[0] if value is None else value
+    value = _checked_value(method, value)
     problem = Problem(
         samples,
         FittedLoss(classes, 0.0, ones, 'class_weight'),
-        weight=None if weight is None else torch.as_tensor(weight),
-        bias=None if bias is None else torch.as_tensor(bias),
+        weight=layer[0],
+        bias=layer[1],
         zero_count=zero_count,
         weight_decay=weight_decay,
         seed=seed,
     )
-    return Fitted(method, value, module.fit(problem, value))
+    return Fitted(method, value, module.fit(problem, value), z.shape[1])
 
 
 def _array(values: Array) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def _check(features: np.ndarray, logits: np.ndarray, labels: np.ndarray, classes: int) -> None:
-    """Raise ValueError if the arrays do not fit each other and the prior."""
+def _checked_value(method: str, value: Optional[float]) -> float:
+    """The number of a method, or the first that it tries.
+
+    Raises:
+        ValueError: If it is none, or the method has none.
+    """
+    module = method_named(method)
+    if value is None:
+        return module.VALUES[0]
+    if module.PARAMETER is None:
+        raise ValueError(f'{method} has no number, got value={value!r}')
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < np.inf:
+        raise ValueError(f'{module.PARAMETER} of {method} is a number of at least 0, got {value!r}')
+    return float(value)
+
+
+def _checked_layer(
+    features: np.ndarray, logits: np.ndarray, weight: Optional[Array], bias: Optional[Array]
+) -> tuple[Optional[Tensor], Optional[Tensor]]:
+    """Weight and bias of the last layer.
+
+    Raises:
+        ValueError: If it is not what made the logits of the features.
+    """
+    if weight is None:
+        return None, None
+    w, x, z = (torch.as_tensor(values).detach().float() for values in (weight, features, logits))
+    b = None if bias is None else torch.as_tensor(bias).detach().float()
+    if w.shape != (z.shape[1], x.shape[1]) or (b is not None and b.shape != z.shape[1:]):
+        given = f'weight {tuple(w.shape)}' + ('' if b is None else f' and bias {tuple(b.shape)}')
+        raise ValueError(
+            f'the last layer has weight ({z.shape[1]}, {x.shape[1]}) and bias ({z.shape[1]},) if '
+            f'it makes these logits of these features, got {given}'
+        )
+    error = (torch.nn.functional.linear(x, w, b) - z).abs().max().item()
+    # Half-precision features are off by 1e-3 of their size.
+    if error > 1e-2 * max(1.0, z.abs().max().item()):
+        raise ValueError(
+            f'weight and bias do not make these logits of these features (off by {error:.3g}): are '
+            'the features what the last layer gets?'
+        )
+    return w, b
+
+
+def _check(
+    features: np.ndarray,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    prior: ClassPrior,
+    background: bool,
+) -> None:
+    """Raise an error if the arrays do not fit each other and the prior."""
     shapes = {'features': features.shape, 'logits': logits.shape, 'labels': labels.shape}
     told = ', '.join(f'{name} {shape}' for name, shape in shapes.items())
     if features.ndim != 2 or logits.ndim != 2 or labels.ndim != 1:
         raise ValueError(f'expected features (N, F), logits (N, C) and labels (N,), got {told}')
     if not len(features) == len(logits) == len(labels) > 0:
         raise ValueError(f'expected as many features as logits and labels, and some, got {told}')
-    if logits.shape[1] - classes not in (0, 1):
+    if logits.shape[1] != len(prior) + background:
+        beside = ' and a background' if background else ''
         raise ValueError(
-            f'the class prior has {classes} classes, but there are {logits.shape[1]} logits'
+            f'the class prior has {len(prior)} classes{beside}, but there are {logits.shape[1]} '
+            'logits; of a detector, say background=True'
         )
+    for name, values in (('features', features), ('logits', logits)):
+        if not np.isfinite(values).all():
+            raise ValueError(f'{name} are not all finite')
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f'labels are integers, got {labels.dtype}')
     wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(wrong):
         raise ValueError(f'label {wrong[0]} is of none of the {logits.shape[1]} logits')
+    absent = np.flatnonzero(np.bincount(labels, minlength=len(prior))[: len(prior)] == 0)
+    names = [prior.name_of(number) for number in absent if prior.counts[number]]
+    if names:
+        raise ValueError(f'no sample of {", ".join(names)}')

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from ..calibration import ClassPrior
-from ..defaults import prior_of
+from ..defaults import methods_of, prior_of
 from ..engine import is_new_style
 from ..engine.checkpoint import checkpoint_of
 from ..engine.configs import named, parse_options
@@ -47,15 +47,15 @@ class Written:
     @property
     def methods(self) -> Path:
         """What methods came to on validation images, where those chose."""
-        return self.out.with_name(f'{self.out.stem}_methods.json')
+        return methods_of(self.out)
 
     def check(self) -> None:
         """Say what will be written, and raise OSError if that cannot be."""
         print(
-            f'Will be written: {where(self.out)}, and beside it {self.config.name} and '
-            f'{self.prior.name}.'
+            f'Will be written: {where(self.out)}, and beside it {self.config.name}, '
+            f'{self.prior.name} and, if validation images choose, {self.methods.name}.'
         )
-        for path in (self.out, self.config, self.prior):
+        for path in (self.out, self.config, self.prior, self.methods):
             check_file(path)
 
     def check_config(self, cfg: Config, changes: Mapping[str, Any]) -> None:
