@@ -23,7 +23,7 @@ from typing import Any, Optional
 
 import coverage
 import torch
-from mmdisalign.engine.one_pass import stage2_model
+from mmdisalign.onepass.one_pass import stage2_model
 from mmengine.config import ConfigDict
 from paired import Paired, compare
 from torch import Tensor

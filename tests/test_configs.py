@@ -57,7 +57,7 @@ def test_every_detector_config_builds(name: str) -> None:
     assert {head.num_classes for head in heads} == {num_classes}
     classifier = 'CosineLinear' if 'cosine' in name else 'Linear'
     if 'disalign' in name:
-        classifier = f'DisAlign{classifier}'
+        classifier = f'Calibrated{classifier}'
         assert model.calibrating
     assert {type(head.fc_cls).__name__ for head in heads} == {classifier}
     dataset = cfg.train_dataloader.dataset
