@@ -23,13 +23,13 @@ from typing import Any, Optional
 
 import coverage
 import torch
-from mmdisalign.onepass.one_pass import stage2_model
 from mmengine.config import ConfigDict
 from paired import Paired, compare
 from torch import Tensor
 
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine.confidence import calibrations_of
+from mmdisalign.onepass.one_pass import stage2_model
 
 MOST = 1.01
 # Seconds for the turns of a head, and of a model; and how many pairs that may be.
