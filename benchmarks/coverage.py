@@ -50,6 +50,9 @@ from typing import Any, Optional
 LIBS = {'seg': 'mmseg', 'det': 'mmdet', 'cls': 'mmpretrain'}
 DOCS = {'seg': 'README.md', 'det': 'docs/detection.md', 'cls': 'docs/classification.md'}
 LIMIT = 100  # seconds for a config
+# Losses of one-stage and query detectors; others make a group of their own.
+USUAL = ('', 'CrossEntropyLoss', 'FocalLoss', 'GaussianFocalLoss', 'QualityFocalLoss')
+USUAL += ('VarifocalLoss',)
 # Of two configs of a group, that with the smaller name is tried: what makes a network large.
 LARGE = {
     r'(?<![a-z])(r18|r18b|tiny|nano|pico|atto|mit-b0|s0|b0|t0|xxs|xs)(?![a-z0-9])': 0,
@@ -100,9 +103,6 @@ def group_of(model: dict, scope: str) -> str:
             parts.append(name_of(inner))
             model = inner
         roi = model.get('roi_head') or {}
-        dense = loss_names(first(model.get('bbox_head')).get('loss_cls'))
-        if 'GHM' in dense:  # a loss that others of these heads have not
-            notes.append(dense)
         for key in ('bbox_head', 'mask_head', 'panoptic_head'):
             if name_of(model.get(key)):
                 parts.append(name_of(model[key]))
@@ -115,6 +115,10 @@ def group_of(model: dict, scope: str) -> str:
                 notes.append(loss)
             if roi.get('semantic_head') or model.get('semantic_head'):
                 notes.append('semantic head')
+        else:
+            loss = loss_names(first(model.get('bbox_head')).get('loss_cls'))
+            if loss.removesuffix(' on sigmoids') not in USUAL:
+                notes.append(loss)
         rpn = name_of(model.get('rpn_head'))
         if rpn not in ('', 'RPNHead'):
             notes.append(rpn)
@@ -560,7 +564,7 @@ class Examination:
             raise Wrong(f'samples of {list(samples)} only')
         whole = OnePass(collector, samples, elements, None, weight_decay=1e-4)
         for name, own in samples.items():
-            chosen = np.arange(0, len(own), len(own) // 400 + 1)
+            chosen = np.arange(0, len(own), len(own) // 200 + 1)
             fit = whole.fit(calibrations_of(model)[name], name, 0.5, chosen)
             # Noise may leave a head with quality targets, RTMDet's, without a positive.
             positive = own.quality[own.label < self.classes]

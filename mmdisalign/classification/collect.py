@@ -61,7 +61,8 @@ class SampleCollector:
 
     Of two layers, whose scores the head adds or averages, each is fitted by itself: to its part of
     the loss of a Conformer, which has one of each; of a mean of scores, to a loss that bounds the
-    one of the mean from above, since cross-entropy is convex in the scores.
+    one of the mean from above, since cross-entropy is convex in the scores (focal and asymmetric
+    losses are not).
 
     On sigmoids, an image of several classes is among the samples of the rarest of them.
 

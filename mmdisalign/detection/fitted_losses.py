@@ -11,6 +11,8 @@ import torch
 from mmdet.models.dense_heads import SSDHead, YOLACTHead
 from mmdet.models.losses import (
     CrossEntropyLoss,
+    FocalCustomLoss,
+    FocalLoss,
     GaussianFocalLoss,
     QualityFocalLoss,
     SeesawLoss,
@@ -249,6 +251,8 @@ class SigmoidLoss(LayerLoss):
         return losses.flatten(1).sum(1) if losses.dim() > 1 else losses
 
     def _target(self, label: Tensor, quality: Tensor) -> Any:
+        if isinstance(self.module, (FocalLoss, FocalCustomLoss)):
+            return label
         quality = quality * (label < self.num_classes)
         if isinstance(self.module, QualityFocalLoss):
             return label, quality
