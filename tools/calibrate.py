@@ -159,7 +159,8 @@ def main() -> None:
     """Calibrate as the command line says."""
     args = parse_args()
     cli.check_files(args.config, args.checkpoint)
-    from mmdisalign.onepass.calibrator import Calibrator, Options
+    from mmdisalign.onepass.calibrator import Calibrator
+    from mmdisalign.onepass.options import Options
 
     del args.debug
     Calibrator(Options(**vars(args))).run()

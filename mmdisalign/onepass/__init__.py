@@ -9,7 +9,7 @@ from typing import Any
 _PUBLIC = {
     'Fitted': 'plain',
     'Problem': 'methods',
-    'Result': 'calibrator',
+    'Result': 'options',
     'calibrate': 'calibrator',
     'fit': 'plain',
     'method_named': 'methods',

@@ -1,0 +1,100 @@
+"""What a calibration is asked for, and what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+
+from ..calibration import PriorLike, ZeroCount
+from ..defaults import PASSES
+from ..engine import read_config
+from ..engine.configs import model_config
+from .comparison import Row
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a calibration is asked for.
+
+    Attributes:
+        config: File of stage 1, or of ours of stage 2.
+        checkpoint: File or address.
+        out: Checkpoint to write; its config is written beside it.
+        prior: Class frequencies. Default: None, those of a config of stage 2, else they are counted
+            from the training data.
+        exp_scale: ρ of DisAlign. Default: None, that of a config of stage 2, else it is chosen.
+        zero_count: Weight of unseen classes, see :func:`generalized_reweight`.
+        images_per_class: Pass so few images that each class is in about as many, or ``'all'``.
+            Default: None, see :data:`mmdisalign.defaults.IMAGES_PER_CLASS`.
+        passes: How often an image is passed at most, each time with other augmentation.
+        cache_size: Bytes of the samples, at most.
+        cache_dir: Where samples go, and stay. Default: None, beside ``out``, and they are removed.
+        seed: Of augmentation and sampling.
+        cfg_options: ``KEY=VALUE`` that override the config.
+        method: One of :func:`method_names`, or ``'best'`` of all on the images that choose.
+            Default: ``'disalign'``.
+        value: Of the method's one number, instead of a choice; of DisAlign, ``exp_scale``.
+        choose: By which images ρ, or the method and its number, are chosen: ``'val'``, those of
+            ``val_dataloader``, or ``'train'``, ρ by the best balanced score of some that are held
+            out of the samples. Default: None, ``'val'`` where that is possible.
+        split_val: Whether half of the validation images choose, and the others report. Default:
+            True.
+        metric: What decides on validation images. Default: None, that of the library.
+        fold: Whether what is fitted is to be in the weights of the stock model, and so an error
+            where it cannot. Methods other than DisAlign are always written so.
+    """
+
+    config: Path
+    checkpoint: str
+    out: Path
+    prior: Optional[PriorLike] = None
+    exp_scale: Optional[float] = None
+    zero_count: ZeroCount = None
+    images_per_class: Union[int, str, None] = None
+    passes: int = PASSES
+    cache_size: float = 1e9
+    cache_dir: Optional[Path] = None
+    seed: int = 0
+    cfg_options: Optional[Sequence[str]] = None
+    method: str = 'disalign'
+    value: Optional[float] = None
+    choose: Optional[str] = None
+    split_val: bool = True
+    metric: Optional[str] = None
+    fold: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a calibration came to.
+
+    Attributes:
+        out: The checkpoint.
+        config: Its config.
+        method: The method that was written.
+        value: Its one number; None if it has none.
+        rows: What methods came to on validation images; empty if these did not choose.
+        table: The same as Markdown, or an empty string.
+    """
+
+    out: Path
+    config: Path
+    method: str
+    value: Optional[float]
+    rows: Sequence[Row]
+    table: str
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The calibrated model, in eval mode, on the CPU."""
+        cfg = read_config(self.config)
+        init_default_scope(cfg.default_scope)
+        model = MODELS.build(model_config(cfg))
+        load_checkpoint(model, str(self.out), map_location='cpu')
+        return model.eval()
