@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Union
 
 from mmdisalign import cli
-from mmdisalign.defaults import IMAGES_PER_CLASS, PASSES, methods_of, prior_of
+from mmdisalign.defaults import FIT_ON, IMAGES_PER_CLASS, PASSES, methods_of, prior_of
 
 UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
 
@@ -72,6 +72,13 @@ def parse_args() -> argparse.Namespace:
         dest='split_val',
         action='store_false',
         help='let all validation images choose and report, not half of them each',
+    )
+    parser.add_argument(
+        '--fit-on',
+        choices=FIT_ON,
+        default='train',
+        help='what is fitted to: training images, the validation images that choose, both, or the '
+        'best of these; default: train',
     )
     parser.add_argument('--metric', help='what decides on validation images; default: top1, mIoU')
     parser.add_argument(

@@ -6,6 +6,7 @@ import copy
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -22,6 +23,7 @@ from ..calibration import ClassPrior
 from ..cli import is_foreseen
 from ..counting import CountError, counter_of
 from ..counting.counting import listed
+from ..defaults import FIT_ON
 from ..engine import (
     check_checkpoint,
     check_data,
@@ -35,7 +37,7 @@ from ..engine.confidence import calibrations_of
 from ..engine.configs import model_config
 from ..files import new_folders
 from .choosing import Choice, Chosen, fitted, needs_choice
-from .collect import Collector, FullCollector, SeededDataset
+from .collect import FullCollector, SeededDataset
 from .comparison import table_of
 from .fitting import Samples
 from .folding import folded_state
@@ -53,6 +55,7 @@ from .one_pass import (
 )
 from .options import Options, Result
 from .passing import ImagePass
+from .sources import Collected, FitOnValidation, one_passes_of
 from .validation import Validation
 from .written import Written, resolved
 
@@ -117,6 +120,12 @@ class Calibrator:
         """Raise ValueError if the method, or its number, cannot be what is asked for."""
         options = self.options
         needs = needs_choice(options.method, options.value)
+        if options.fit_on not in FIT_ON:
+            raise ValueError(f"fit_on is one of {', '.join(FIT_ON)}, got '{options.fit_on}'")
+        if options.fit_on != 'train' and options.choose == 'train':
+            raise ValueError(
+                f'--fit-on {options.fit_on} takes validation images: leave --choose train out'
+            )
         if options.method == 'disalign':
             if options.fold:
                 raise ValueError(
@@ -163,39 +172,45 @@ class Calibrator:
         self.written.check_config(self.cfg, self._changes(0.0))
         kind = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector
         validation = self._validation(dataset)
+        theirs = self._fit_on_validation(validation)
         model = build_stage2(self._model(), options.checkpoint, options.seed, kind)
         collector = kind(model)
         if self._chooses():
             check_choosable(collector.losses)
         choice = self.passing.choice(dataset, self.prior, options.images_per_class, options.passes)
         seeded = SeededDataset(dataset, options.seed)
-        self.passing.collect(collector, seeded, choice, len(self.prior))
+        cache = self.passing.collect(collector, seeded, choice, len(self.prior))
+        training, others = Collected(cache.samples(), cache.elements), None
+        if theirs is not None:
+            per_class, passes = options.images_per_class, options.passes
+            others = theirs.collect(collector, self.prior, per_class, passes)
         judged = self._judged(validation, kind, model)
         collected = time.monotonic()
         print(f'Collected in {collected - start:.0f} s.')
         model.cpu()
-        one_pass = self._one_pass(collector)
-        chosen = self._chosen(one_pass, model, judged)
+        decay = released_weight_decay(config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py'))
+        make = partial(OnePass, collector, zero_count=self.zero_count, weight_decay=decay)
+        one_passes = one_passes_of(make, options.fit_on, training, others, self.prior)
+        if judged is None:
+            chosen = self._unjudged(one_passes['train'], model)
+        else:
+            chosen = self._chosen(one_passes, model, judged, validation.choosing)
         print(f'Fitted in {time.monotonic() - collected:.0f} s.')
         self._write(model, chosen, dataset.metainfo)
         table = table_of(chosen.rows, chosen.metric) if chosen.rows else ''
         written = self.written.out, self.written.config
-        self.result = Result(*written, chosen.method, chosen.value, chosen.rows, table)
-        if isinstance(collector, FullCollector) and chosen.method == 'disalign':
-            ((name, own),) = one_pass.samples.items()
+        self.result = Result(
+            *written, chosen.method, chosen.value, chosen.fit_on, chosen.rows, table
+        )
+        # The loss on training images tells of what was fitted to these.
+        to_training = chosen.method == 'disalign' and chosen.fit_on == 'train'
+        if isinstance(collector, FullCollector) and to_training:
+            ((name, own),) = training.samples.items()
             weight = class_weights(collector.losses[name], chosen.value, self.zero_count)
             calibration = copy.deepcopy(calibrations_of(model)[name])
             model.to(get_device())
             print(check_fully(collector, own, calibration, seeded, choice, weight))
-        self._remove_samples(validation)
-
-    def _one_pass(self, collector: Collector) -> OnePass:
-        decay = released_weight_decay(config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py'))
-        cache = self.passing.cache
-        samples = {name: own.samples() for name, own in cache.reservoirs.items()}
-        one_pass = OnePass(collector, samples, cache.elements, self.zero_count, decay)
-        one_pass.check_classes()
-        return one_pass
+        self._remove_samples(validation, theirs)
 
     def _validation(self, training: BaseDataset) -> Optional[Validation]:
         """The validation images, if they are to choose, and can."""
@@ -203,13 +218,22 @@ class Calibrator:
             return None
         self._choice().check()
         try:
-            return Validation(self.cfg, self.prior, training, self.passing)
+            return Validation(self.cfg, self.prior, training, self.passing, self.options.split_val)
         except ValueError as error:
             self._without_validation(error)
             return None
 
+    def _fit_on_validation(self, validation: Optional[Validation]) -> Optional[FitOnValidation]:
+        """The validation images that are fitted to, if there are to be some."""
+        if self.options.fit_on == 'train':
+            return None
+        choosing = validation.numbers if validation.choosing is None else validation.choosing
+        return FitOnValidation(self.cfg, self.passing, choosing)
+
     def _asks_validation(self) -> bool:
         options = self.options
+        if options.fit_on != 'train':
+            return True
         return self._chooses() if options.choose is None else options.choose == 'val'
 
     def _chooses(self) -> bool:
@@ -221,7 +245,13 @@ class Calibrator:
 
     def _without_validation(self, error: ValueError) -> None:
         """Say that training images choose instead, or raise ValueError where they cannot."""
-        if self.options.choose == 'val' or self.options.method != 'disalign':
+        options = self.options
+        if options.fit_on != 'train':
+            raise ValueError(
+                f'--fit-on {options.fit_on} takes labelled validation images, that choose and '
+                f'report, too: {error}'
+            ) from error
+        if options.choose == 'val' or options.method != 'disalign':
             raise ValueError(
                 f'validation images cannot choose: {error}; name the method and its number, with '
                 '--method and --value'
@@ -240,11 +270,12 @@ class Calibrator:
             self._without_validation(error)
             return None
 
-    def _remove_samples(self, validation: Optional[Validation]) -> None:
+    def _remove_samples(self, *others: Union[Validation, FitOnValidation, None]) -> None:
         if self.passing.keep:
             return
-        if validation is not None and validation.passing.cache is not None:
-            validation.passing.cache.remove()
+        for other in others:
+            if other is not None and other.passing.cache is not None:
+                other.passing.cache.remove()
         self.passing.cache.remove()
 
     def _choice(self) -> Choice:
@@ -254,30 +285,36 @@ class Calibrator:
             plugin=self.plugin,
             prior=self.prior,
             metric=options.metric,
-            split=options.split_val,
             seed=options.seed,
             report=self.written.methods,
             folding=options.fold,
         )
 
     def _chosen(
-        self, one_pass: OnePass, model: torch.nn.Module, judged: Optional[Samples]
+        self,
+        one_passes: Mapping[str, OnePass],
+        model: torch.nn.Module,
+        judged: Samples,
+        choosing: Optional[np.ndarray],
     ) -> Chosen:
-        """The method, fitted; DisAlign's calibrations are those of the model."""
-        options = self.options
-        if judged is not None:
-            value = options.exp_scale if options.method == 'disalign' else options.value
-            chosen = self._choice()(one_pass, model, judged, value)
-        elif options.method != 'disalign':
-            chosen = fitted(one_pass, model, options.method, options.value, options.seed)
-        else:
-            exp_scale = self._exp_scale(one_pass, model)
-            self._fit(one_pass, model, exp_scale)
-            return Chosen('disalign', exp_scale, dict(calibrations_of(model)))
+        """What did best on validation images; DisAlign's calibrations are those of the model."""
+        value = self.options.value
+        if self.options.method == 'disalign':
+            value = self._given(next(iter(one_passes.values())))
+        chosen = self._choice()(one_passes, model, judged, choosing, value)
         if chosen.method == 'disalign':
             for name, calibration in calibrations_of(model).items():
                 calibration.load_state_dict(chosen.scores[name].state_dict())
         return chosen
+
+    def _unjudged(self, one_pass: OnePass, model: torch.nn.Module) -> Chosen:
+        """The method, fitted to training images alone."""
+        options = self.options
+        if options.method != 'disalign':
+            return fitted(one_pass, model, options.method, options.value, options.seed)
+        exp_scale = self._exp_scale(one_pass, model)
+        self._fit(one_pass, model, exp_scale)
+        return Chosen('disalign', exp_scale, dict(calibrations_of(model)))
 
     def _clean_up(self, error: BaseException) -> None:
         """After an error, keep the samples if the same command can go on from them."""
@@ -328,11 +365,16 @@ class Calibrator:
         options = stage2_model(self.cfg, self.plugin, self.prior, None, self.zero_count)
         return {**model_config(self.cfg), **options}
 
-    def _exp_scale(self, one_pass: OnePass, model: torch.nn.Module) -> float:
-        """ρ: as given, as in the config of stage 2, or the best."""
+    def _given(self, one_pass: OnePass) -> Optional[float]:
+        """ρ as it is asked for, or as the config of stage 2 has it."""
         given = self.options.exp_scale
         if given is None and self.is_calibrated:
             (given,) = {loss.exp_scale for loss in one_pass.losses.values()}
+        return given
+
+    def _exp_scale(self, one_pass: OnePass, model: torch.nn.Module) -> float:
+        """ρ: as given, as in the config of stage 2, or the best."""
+        given = self._given(one_pass)
         if given is not None:
             return given
         score = SCORES[self.plugin]
@@ -364,7 +406,7 @@ class Calibrator:
     def _write(self, model: torch.nn.Module, chosen: Chosen, metainfo: Mapping[str, Any]) -> None:
         is_stock = chosen.method != 'disalign'
         state = folded_state(model, chosen.scores) if is_stock else model.state_dict()
-        meta = {'method': chosen.method, 'value': chosen.value}
+        meta = {'method': chosen.method, 'value': chosen.value, 'fit_on': chosen.fit_on}
         if not is_stock:
             meta['exp_scale'] = chosen.value
         changes = self._stock_changes() if is_stock else self._changes(chosen.value)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
 from torch import nn
 
 from ..analysis import partition
@@ -32,6 +33,7 @@ class Chosen:
         scores: What makes scores, by the name of the calibration in whose place it comes.
         rows: What it was compared with; empty if nothing was chosen on validation images.
         metric: What decided there.
+        fit_on: The source of what it was fitted to.
     """
 
     method: str
@@ -39,6 +41,7 @@ class Chosen:
     scores: dict[str, nn.Module]
     rows: Sequence[Row] = ()
     metric: Optional[str] = None
+    fit_on: str = 'train'
 
 
 def needs_choice(method: str, value: Optional[float]) -> bool:
@@ -77,8 +80,7 @@ class Choice:
         plugin: Such as ``'segmentation'``.
         prior: Of the training data.
         metric: What decides. Default: None, that of the library.
-        split: Whether half of the images choose, and the others report.
-        seed: Decides which.
+        seed: Of what starts at random, and is left out.
         report: JSON file that gets the table.
         folding: Whether only what folds is compared.
     """
@@ -87,7 +89,6 @@ class Choice:
     plugin: str
     prior: ClassPrior
     metric: Optional[str]
-    split: bool
     seed: int
     report: Path
     folding: bool = False
@@ -99,41 +100,54 @@ class Choice:
             raise ValueError(f'--metric {self.metric} is none of {", ".join(names)}')
 
     def __call__(
-        self, one_pass: OnePass, model: nn.Module, judged: Samples, value: Optional[float]
+        self,
+        sources: Mapping[str, OnePass],
+        model: nn.Module,
+        judged: Samples,
+        choosing: Optional[np.ndarray],
+        value: Optional[float],
     ) -> Chosen:
         """Compare, print the table, and return what did best on the images that choose.
+
+        Args:
+            sources: What is fitted to, by its name, see :data:`FIT_ON`.
+            model: With one calibration, untouched.
+            judged: Samples of the validation images.
+            choosing: Numbers of those that choose; the others report. None: all do both.
+            value: Of the method's one number. None: it is chosen.
 
         Raises:
             ValueError: If no method has a meaning here.
         """
         kind = SCORES[self.plugin]
         metric = self.metric or OVERALL[kind]
-        ((name, _),) = one_pass.samples.items()
+        ((name, _),) = next(iter(sources.values())).samples.items()
         comparison = Comparison(
-            one_pass.problem(model, name, self.seed),
+            {source: own.problem(model, name, self.seed) for source, own in sources.items()},
             judged,
             kind=kind,
             metric=metric,
+            choosing=choosing,
             seed=self.seed,
-            split=self.split,
         )
         rows = [comparison.before()]
         for method in method_names() if self.method == BEST else [self.method]:
-            rows.append(comparison.row(method, None if value is None else [value]))
-        self._tell(rows, metric, comparison.num_images)
+            values = None if value is None else [value]
+            rows += [comparison.row(method, values, source) for source in sources]
+        self._tell(rows, metric, comparison.num_images, choosing is None)
         usable = [row for row in rows[1:] if row.refused is None]
         usable = [row for row in usable if row.folds or not self.folding]
         if not usable:
             raise ValueError(rows[-1].refused or 'no method folds')
         best = best_of(usable)
-        scores = {name: comparison.fitted[best.method]}
-        return Chosen(best.method, best.value, scores, rows, metric)
+        scores = {name: comparison.fitted[best.method, best.fit_on]}
+        return Chosen(best.method, best.value, scores, rows, metric, best.fit_on)
 
-    def _tell(self, rows: Sequence[Row], metric: str, images: tuple[int, int]) -> None:
+    def _tell(self, rows: Sequence[Row], metric: str, images: tuple[int, int], same: bool) -> None:
         chosen, reported = images
         print(
             f'Numbers are chosen by the {metric} of {chosen:,} validation images, and the table is '
-            + (f'of {reported:,} others:' if self.split else 'of the same, so it flatters:')
+            + ('of the same, so it flatters:' if same else f'of {reported:,} others:')
         )
         print(table_of(rows, metric))
         tail = list(partition(self.prior.groups))[-1]

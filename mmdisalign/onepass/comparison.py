@@ -18,12 +18,32 @@ from .methods import Problem, method_named
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
 
 
+def choosing_images(numbers: np.ndarray, seed: int) -> np.ndarray:
+    """Half of the images, which choose; the others report.
+
+    Args:
+        numbers: Of the images, see :func:`image_numbers`, more than once or not.
+        seed: Decides which.
+
+    Raises:
+        ValueError: If there are fewer than two.
+    """
+    images = np.unique(numbers)
+    if len(images) < 2:
+        raise ValueError(
+            f'{len(images)} labelled images cannot choose and report: name more, or leave the '
+            'choice out'
+        )
+    return np.random.default_rng(seed).permutation(images)[: (len(images) + 1) // 2]
+
+
 @dataclass(frozen=True)
 class Row:
     """What a method came to on the images that report.
 
     Attributes:
         method: Its name; None of the classifier as it was.
+        fit_on: The source of what it was fitted to, see :data:`FIT_ON`.
         value: Of its one number, the best on the images that choose.
         values: Means in per cent, see :func:`values_of`.
         gains: The 95 % interval of what each gained.
@@ -34,6 +54,7 @@ class Row:
     """
 
     method: Optional[str]
+    fit_on: str = 'train'
     value: Optional[float] = None
     values: Optional[Mapping[str, float]] = None
     gains: Optional[Mapping[str, tuple[float, float]]] = None
@@ -44,93 +65,116 @@ class Row:
 
 
 class Comparison:
-    """Methods that are fitted to samples of training images, and judged by others.
+    """Methods that are fitted to samples, and judged by others.
+
+    What is fitted to the images that choose is chosen by cross-fitting: fitted to half of those,
+    and judged by the other half, both ways.
 
     Args:
-        problem: What is fitted to.
+        problems: What is fitted to, by its source.
         judged: Samples of the images that judge.
         kind: ``'accuracy'`` or ``'IoU'``, see :func:`values_of`.
         metric: What decides, a key of :func:`values_of`.
-        seed: Decides which images choose, and what is left out of a fit that is only tried.
-        split: Whether half of the images choose and the others report; else all do both.
+        choosing: Numbers of the images that choose; the others report. None: all do both.
+        seed: Of what is left out of a fit that is only tried, and of halves.
 
     Attributes:
-        fitted: What each method made, by its name.
+        fitted: What each method made, by its name and source.
     """
 
     def __init__(
         self,
-        problem: Problem,
+        problems: Mapping[str, Problem],
         judged: Samples,
         *,
         kind: str,
         metric: str,
+        choosing: Optional[np.ndarray] = None,
         seed: int = 0,
-        split: bool = True,
     ) -> None:
-        self.problem, self.judged = problem, judged
+        self.problems, self.judged = problems, judged
         self.kind, self.metric, self.seed = kind, metric, seed
-        rng = np.random.default_rng(seed)
-        images = np.unique(judged.image)
-        if len(images) < 2 and split:
-            raise ValueError(
-                f'{len(images)} labelled images cannot choose and report: name more, or leave the '
-                'choice out'
-            )
-        chooses = np.isin(judged.image, rng.permutation(images)[: (len(images) + 1) // 2])
-        every = np.arange(len(judged))
-        self.choosing, self.reporting = (
-            (np.flatnonzero(chooses), np.flatnonzero(~chooses)) if split else (every, every)
-        )
+        chooses = np.isin(judged.image, judged.image if choosing is None else choosing)
+        self.choosing = np.flatnonzero(chooses)
+        self.reporting = self.choosing if choosing is None else np.flatnonzero(~chooses)
         self.num_images = tuple(
             len(np.unique(judged.image[own])) for own in (self.choosing, self.reporting)
         )
-        few = min(len(problem.chosen), MOST_TO_CHOOSE)
-        self._few = replace(
-            problem, chosen=np.sort(rng.choice(problem.chosen, few, replace=False)), fits=[]
-        )
-        self.fitted: dict[str, nn.Module] = {}
+        self.fitted: dict[tuple[str, str], nn.Module] = {}
         self._before = judge(None, judged, self.reporting)
+        # What is chosen from was judged alike: where some is cross-fitted, all by both halves.
+        self._folds = [self.choosing]
+        if set(problems) != {'train'}:
+            first = np.isin(judged.image, choosing_images(judged.image[self.choosing], seed))
+            self._folds = [self.choosing[own[self.choosing]] for own in (first, ~first)]
 
     def before(self) -> Row:
         """The classifier as it was."""
-        first = self._values(judge(None, self.judged, self.choosing))
-        return Row(None, values=self._values(self._before), chosen_by=first[self.metric])
+        values = self._values(self._before)
+        return Row(None, values=values, chosen_by=self._by_folds([None] * len(self._folds)))
 
-    def row(self, method: str, values: Optional[Sequence[float]] = None) -> Row:
+    def row(
+        self, method: str, values: Optional[Sequence[float]] = None, fit_on: str = 'train'
+    ) -> Row:
         """Fit a method, with the best of its values.
 
         Args:
             method: Its name.
             values: What to try of its number. Default: None, what the method says.
+            fit_on: The source of what it is fitted to.
         """
         start, module = time.monotonic(), method_named(method)
-        values = module.VALUES if values is None else values
+        problem, values = self.problems[fit_on], module.VALUES if values is None else values
         try:
-            found = {value: self._tried(module, value) for value in values}
+            fewer = self._fewer(problem, fit_on)
+            found = {value: self._tried(module, value, fewer) for value in values}
             best = max(found, key=found.get)
-            scores = self.fitted[method] = module.fit(self.problem, best)
+            scores = self.fitted[method, fit_on] = module.fit(problem, best)
         except ValueError as error:
-            return Row(method, refused=str(error))
+            return Row(method, fit_on, refused=str(error))
         after = judge(scores, self.judged, self.reporting)
-        prior = self.problem.prior
         return Row(
             method,
+            fit_on,
             best if module.PARAMETER else None,
             self._values(after),
-            interval_of_difference(self._before, after, prior, self.kind, self.seed),
+            interval_of_difference(self._before, after, problem.prior, self.kind, self.seed),
             found[best],
             time.monotonic() - start,
             hasattr(scores, 'folded'),
         )
 
-    def _tried(self, module: Any, value: float) -> float:
-        """The metric on the images that choose, of a fit to some of the samples."""
-        scores = module.fit(self._few, value)
-        return self._values(judge(scores, self.judged, self.choosing))[self.metric]
+    def _fewer(self, problem: Problem, fit_on: str) -> list[Problem]:
+        """What is fitted to when a value is tried, for each fold that judges it."""
+        if fit_on == 'train':
+            return [_some(problem, problem.chosen, self.seed)] * len(self._folds)
+        image = problem.samples.image[problem.chosen]
+        others = (~np.isin(image, self.judged.image[fold]) for fold in self._folds)
+        return [_some(problem, problem.chosen[own], self.seed) for own in others]
+
+    def _tried(self, module: Any, value: float, fewer: Sequence[Problem]) -> float:
+        """The metric on the images that choose, of fits to some of the samples."""
+        scores = module.fit(fewer[0], value)
+        # On a fold, what was fitted without it.
+        alike = all(problem is fewer[0] for problem in fewer)
+        return self._by_folds(
+            [scores, *(scores if alike else module.fit(own, value) for own in fewer[1:])]
+        )
+
+    def _by_folds(self, scores: Sequence[Optional[nn.Module]]) -> float:
+        found = (judge(own, self.judged, fold) for own, fold in zip(scores, self._folds))
+        return float(np.mean([self._values(own)[self.metric] for own in found]))
 
     def _values(self, judged: Judged) -> dict[str, float]:
-        return values_of(judged, self.problem.prior, self.kind)
+        (prior, *_) = (problem.prior for problem in self.problems.values())
+        return values_of(judged, prior, self.kind)
+
+
+def _some(problem: Problem, chosen: np.ndarray, seed: int) -> Problem:
+    """At most :data:`MOST_TO_CHOOSE` of the chosen samples."""
+    few = min(len(chosen), MOST_TO_CHOOSE)
+    kept = np.random.default_rng(seed).choice(chosen, few, replace=False)
+    return replace(problem, chosen=np.sort(kept), fits=[])
 
 
 def best_of(rows: Sequence[Row]) -> Row:
@@ -142,10 +186,11 @@ def table_of(rows: Sequence[Row], metric: str) -> str:
     """The rows, and why methods that are not among them were refused."""
     shown = [row for row in rows if row.refused is None]
     keys = list(shown[0].values)
-    header = ['', 'number', *keys, f'gain in {metric}, 95 %', 'seconds', 'folds']
+    header = ['', 'fitted to', 'number', *keys, f'gain in {metric}, 95 %', 'seconds', 'folds']
     cells = [
         [
             row.method or 'as it was',
+            row.fit_on if row.method else '',
             '' if row.value is None else f'{row.value:g}',
             *(f'{row.values[key]:.2f}' for key in keys),
             '' if row.gains is None else '{:+.2f} to {:+.2f}'.format(*row.gains[metric]),
@@ -154,7 +199,7 @@ def table_of(rows: Sequence[Row], metric: str) -> str:
         ]
         for row in shown
     ]
-    refused = [row.refused for row in rows if row.refused is not None]
+    refused = list(dict.fromkeys(row.refused for row in rows if row.refused is not None))
     return '\n'.join([markdown_table(header, cells), *([''] if refused else []), *refused])
 
 
@@ -167,7 +212,7 @@ def verdict_of(row: Row, metric: str, tail: str) -> str:
         low, high = row.gains[key]
         sure = 'gains' if low > 0 else 'loses' if high < 0 else 'shows nothing'
         shown.append(f'{key} {sure} ({low:+.2f} to {high:+.2f})')
-    return f'{row.method}: {", ".join(shown)}.'
+    return f'{row.method}, fitted to {row.fit_on}: {", ".join(shown)}.'
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

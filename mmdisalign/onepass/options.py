@@ -46,6 +46,9 @@ class Options:
         split_val: Whether half of the validation images choose, and the others report. Default:
             True.
         metric: What decides on validation images. Default: None, that of the library.
+        fit_on: What is fitted to: ``'train'``, training images; ``'val'``, the validation images
+            that choose, but for classes that few of them have; ``'both'``; or ``'best'`` of these.
+            Default: ``'train'``.
         fold: Whether what is fitted is to be in the weights of the stock model, and so an error
             where it cannot. Methods other than DisAlign are always written so.
     """
@@ -67,6 +70,7 @@ class Options:
     choose: Optional[str] = None
     split_val: bool = True
     metric: Optional[str] = None
+    fit_on: str = 'train'
     fold: bool = False
 
 
@@ -79,6 +83,7 @@ class Result:
         config: Its config.
         method: The method that was written.
         value: Its one number; None if it has none.
+        fit_on: What it was fitted to.
         rows: What methods came to on validation images; empty if these did not choose.
         table: The same as Markdown, or an empty string.
     """
@@ -87,6 +92,7 @@ class Result:
     config: Path
     method: str
     value: Optional[float]
+    fit_on: str
     rows: Sequence[Row]
     table: str
 

@@ -51,7 +51,14 @@ class ImagePass:
     keep: bool
     cache: Optional[SampleCache] = None
 
-    def choice(self, dataset: BaseDataset, prior: Any, per_class: Any, passes: int) -> ImageChoice:
+    def choice(
+        self,
+        dataset: BaseDataset,
+        prior: Any,
+        per_class: Any,
+        passes: int,
+        among: Optional[np.ndarray] = None,
+    ) -> ImageChoice:
         """Which images of the data set are passed.
 
         Args:
@@ -59,19 +66,24 @@ class ImagePass:
             prior: Class frequencies of it.
             per_class: Images of each class, ``'all'``, or None, as many as is usual.
             passes: How often one is passed, at most.
+            among: Positions of those that may be. Default: None, all.
 
         Raises:
             ValueError: If there are none.
         """
-        if not len(dataset):
+        among = np.arange(len(dataset)) if among is None else among
+        if not len(among):
             raise ValueError('the training data set of the config has no images')
         per_class = per_class or IMAGES_PER_CLASS[self.plugin]
         # Also where all are passed: it is here that a faulty annotation is found.
         tells = per_class != 'all' or hasattr(dataset, 'get_data_info')
         classes = classes_of_images(self.plugin, dataset, len(prior)) if tells else []
         if per_class == 'all':
-            return every_image(len(dataset), passes, prior)
-        return enough_images(classes, len(prior), per_class, passes, self.seed)
+            found = every_image(len(among), passes, prior)
+        else:
+            own = [classes[i] for i in among.tolist()]
+            found = enough_images(own, len(prior), per_class, passes, self.seed)
+        return found.within(among, len(dataset))
 
     def collect(
         self,

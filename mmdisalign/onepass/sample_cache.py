@@ -201,6 +201,10 @@ class SampleCache:
         """Whether there is anything that a run could go on from."""
         return self._read_state() is not None
 
+    def samples(self) -> dict[str, Samples]:
+        """Those of each calibration, by its name."""
+        return {name: own.samples() for name, own in self.reservoirs.items()}
+
     def save(self) -> None:
         """Write what came so far; a run that is killed goes on from here.
 

@@ -13,6 +13,7 @@ from torch import nn
 from ..calibration import ClassPrior
 from ..engine import check_data
 from .collect import Collector, SeededDataset
+from .comparison import choosing_images
 from .fitting import Samples
 from .image_choice import every_image, image_numbers
 from .passing import ImagePass
@@ -28,13 +29,23 @@ class Validation:
         prior: Of the training data.
         training: The training images.
         passing: The pass over these.
+        split: Whether half of them choose, and the others report.
+
+    Attributes:
+        numbers: Of the images, see :func:`image_numbers`.
+        choosing: Numbers of those that choose; None: all do, and report.
 
     Raises:
         ValueError: If there are none that could choose; the message says why.
     """
 
     def __init__(
-        self, cfg: Config, prior: ClassPrior, training: BaseDataset, passing: ImagePass
+        self,
+        cfg: Config,
+        prior: ClassPrior,
+        training: BaseDataset,
+        passing: ImagePass,
+        split: bool,
     ) -> None:
         if passing.plugin not in LABELS:
             raise ValueError(
@@ -47,7 +58,9 @@ class Validation:
         if passing.plugin == 'segmentation':  # whose images are as large as they are
             loader.batch_size = 1
         self.dataset = DATASETS.build(cfg.val_dataloader.dataset)
+        self.numbers = image_numbers(self.dataset, np.arange(len(self.dataset)))
         self._check(training, LABELS[passing.plugin])
+        self.choosing = choosing_images(self.numbers, passing.seed) if split else None
         folder = passing.cache_dir / 'validation'
         self.passing = replace(passing, loader=loader, cache_dir=folder, cache=None)
 
@@ -60,10 +73,8 @@ class Validation:
                 self.prior.check_classes(classes)
             except ValueError as error:
                 raise ValueError(f'the validation data set: {error}') from error
-        own, theirs = (
-            set(image_numbers(data, np.arange(len(data))).tolist())
-            for data in (self.dataset, training)
-        )
+        own = set(self.numbers.tolist())
+        theirs = set(image_numbers(training, np.arange(len(training))).tolist())
         # Of images without names, the numbers are but those of their order.
         if self._are_named() and own <= theirs:
             raise ValueError('the validation images are among those of training')
