@@ -65,7 +65,7 @@ def test_transforms_of_several_images_would_mix_the_halves() -> None:
     leaf = dict(type='BaseSegDataset', pipeline=[])
     mosaic = dict(type='MultiImageMixDataset', dataset=leaf, pipeline=[dict(type='RandomMosaic')])
     cfg = Config(dict(train_dataloader=dict(dataset=mosaic)))
-    with pytest.raises(ValueError, match='MultiImageMixDataset makes one training image of several'):
+    with pytest.raises(ValueError, match='MultiImageMixDataset makes one training image of'):
         sources.FitOnValidation(cfg, passing=None, choosing=np.zeros(0))
 
 
