@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from mmseg.registry import MODELS
+from mmengine.runner import load_checkpoint
+from mmseg.apis import init_model
+from mmseg.registry import DATASETS, MODELS
 from project import run, write_classifier, write_stage1
+from torch.utils.data import DataLoader
 
 import mmdisalign
+from mmdisalign.analysis.figures import pareto_front
 from mmdisalign.calibration import ClassPrior, logit_adjustment
 from mmdisalign.onepass import method_names
 from mmdisalign.onepass.judging import Judged, interval_of_difference, values_of
@@ -51,6 +56,10 @@ def test_every_method_is_compared_or_says_why_not(project: Path, best: str) -> N
     assert 'norcal cannot be fitted: there is no background score' in best
     rows = json.loads((project / 'best_methods.json').read_text())['methods']
     assert [row['method'] for row in rows] == [None, *method_names()]
+    page = (project / 'best_methods.html').read_text()
+    assert '<svg role="img"' in page and 'tail against mIoU' in page
+    assert all(f'>{name}</text>' in page and f'>{name}</td>' in page for name in table)
+    assert 'norcal cannot be fitted' in page
     temperature = next(row for row in rows if row['method'] == 'temperature')
     assert temperature['gains']['mIoU'] == [0, 0]  # it changes no decision
 
@@ -121,6 +130,39 @@ def test_in_python_it_is_a_call(project: Path, monkeypatch: pytest.MonkeyPatch) 
     assert all(torch.equal(state[key], value) for key, value in stored.items())
     with pytest.raises(AttributeError, match="has no attribute 'calibrated'"):
         _ = mmdisalign.calibrated
+
+
+def test_a_config_or_a_model_in_memory_is_calibrated(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    options = dict(method='logit-adjustment', value=1.0, passes=1)
+    cfg = Config.fromfile('stage1.py')
+    from_file = mmdisalign.calibrate('stage1.py', 'stage1.pth', out='file.pth', **options)
+    from_config = mmdisalign.calibrate(cfg, 'stage1.pth', out='config.pth', **options)
+    assert Config.fromfile('config_stage1.py').model == cfg.model
+    model = init_model('stage1.py', device='cpu')
+    load_checkpoint(model, 'stage1.pth')
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    loader = DataLoader(dataset, batch_size=4, collate_fn=pseudo_collate)
+    prior = str(project / 'file_prior.json')
+    from_model = mmdisalign.calibrate(
+        model, out='model.pth', dataloader=loader, prior=prior, **options
+    )
+    expected = from_file.model.state_dict()
+    for result in (from_config, from_model):
+        assert all(torch.equal(v, expected[k]) for k, v in result.model.state_dict().items())
+    with pytest.raises(ValueError, match='is not counted: give its prior'):
+        mmdisalign.calibrate(model, out='model.pth', dataloader=loader, **options)
+    with pytest.raises(ValueError, match='a Config has no weights'):
+        mmdisalign.calibrate(cfg, out='model.pth')
+    with pytest.raises(ValueError, match='EncoderDecoder has no config in cfg or _config'):
+        mmdisalign.calibrate(from_file.model, out='model.pth')
+
+
+def test_what_is_better_in_one_value_and_as_good_in_the_other_is_the_front() -> None:
+    points = {'a': (3.0, 1.0), 'b': (2.0, 2.0), 'c': (2.0, 1.5), 'd': (1.0, 2.0), 'e': (0.0, 5.0)}
+    assert pareto_front(points) == [(0.0, 5.0), (2.0, 2.0), (3.0, 1.0)]
 
 
 def test_values_and_their_interval_by_hand() -> None:

@@ -108,6 +108,7 @@ def parse_args() -> argparse.Namespace:
     if args.passes < 1:
         parser.error(f'--passes is at least 1, got {args.passes}')
     written = {args.out, args.out.with_suffix('.py'), prior_of(args.out), methods_of(args.out)}
+    written.add(methods_of(args.out).with_suffix('.html'))
     given = {Path(path) for path in (args.config, args.checkpoint, args.prior) if path}
     for path in given:
         if path.resolve() in {own.resolve() for own in written}:

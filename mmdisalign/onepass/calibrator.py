@@ -13,6 +13,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
@@ -56,6 +57,7 @@ from .one_pass import (
 from .options import Options, Result
 from .passing import ImagePass
 from .sources import Collected, FitOnValidation, one_passes_of
+from .stage1 import Stage1, loader_config, stage1_files
 from .validation import Validation
 from .written import Written, resolved
 
@@ -63,13 +65,18 @@ FRAGMENTS = {'segmentation': 'seg', 'detection': 'det', 'classification': 'cls'}
 
 
 def calibrate(
-    config: Union[str, Path], checkpoint: Union[str, Path], *, out: Union[str, Path], **options: Any
+    config: Stage1,
+    checkpoint: Union[str, Path, None] = None,
+    *,
+    out: Union[str, Path],
+    **options: Any,
 ) -> Result:
     """Calibrate a checkpoint in one pass over its training data, as ``tools/calibrate.py`` does.
 
     Args:
-        config: File of mmseg, mmdet or mmpretrain, of stage 1, or of ours of stage 2.
-        checkpoint: File or address.
+        config: File of mmseg, mmdet or mmpretrain, of stage 1, or of ours of stage 2; or its
+            Config; or a model that has its config, as ``init_model`` makes it.
+        checkpoint: File or address. Default: None, the weights that the model has.
         out: Checkpoint to write; its config is written beside it.
         options: See :class:`Options`: ``method='best'``, ``exp_scale=0.5`` and so on.
 
@@ -77,7 +84,8 @@ def calibrate(
         TypeError: If an option is unknown, or the model cannot be calibrated.
         ValueError: If config, checkpoint, data, prior or options do not fit.
     """
-    run = Calibrator(Options(Path(config), str(checkpoint), Path(out), **options))
+    path, weights = stage1_files(config, checkpoint, Path(out))
+    run = Calibrator(Options(path, str(weights), Path(out), **options))
     run.run()
     return run.result
 
@@ -89,13 +97,12 @@ class Calibrator:
         self.options = options
         self.cfg = read_config(options.config, options.cfg_options)
         self.plugin = plugin_of(self.cfg)
-        check_keys(self.cfg, 'model', 'train_dataloader')
-        check_data(self.cfg, 'train')
+        check_keys(self.cfg, 'model', *([] if options.dataloader else ['train_dataloader']))
         check_checkpoint(options.checkpoint)
         init_default_scope(self.cfg.default_scope)
         import_module(f'mmdisalign.{self.plugin}')
         evaluators = {key: self.cfg.get(key) for key in ('val_evaluator', 'test_evaluator')}
-        prepare(self.cfg, 'train')
+        self.loader = self._loader()
         changed = {
             key: self.cfg[key] for key, own in evaluators.items() if self.cfg.get(key) != own
         }
@@ -107,7 +114,7 @@ class Calibrator:
         self.zero_count = options.zero_count or self.cfg.model.get('zero_count')
         self.passing = ImagePass(
             cfg=self.cfg,
-            loader=self.cfg.train_dataloader,
+            loader=self.loader,
             plugin=self.plugin,
             checkpoint=options.checkpoint,
             seed=options.seed,
@@ -115,6 +122,26 @@ class Calibrator:
             cache_size=options.cache_size,
             keep=options.cache_dir is not None,
         )
+
+    def _loader(self) -> Config:
+        """The config of the loader of training images, which are there."""
+        built = self.options.dataloader
+        if built is None:
+            check_data(self.cfg, 'train')
+            prepare(self.cfg, 'train')
+            return self.cfg.train_dataloader
+        if self.options.prior is None and self.cfg.model.get('class_prior') is None:
+            raise ValueError('a dataloader that is built is not counted: give its prior')
+        if self.options.fit_on != 'train':
+            raise ValueError('fit_on takes the training pipeline of the config: no dataloader')
+        return loader_config(built)
+
+    def _training(self) -> BaseDataset:
+        """The training images."""
+        built = self.options.dataloader
+        if built is not None:
+            return built.dataset
+        return DATASETS.build(_without_repeats(self.loader.dataset))
 
     def _check_method(self) -> None:
         """Raise ValueError if the method, or its number, cannot be what is asked for."""
@@ -167,7 +194,7 @@ class Calibrator:
     def _run(self) -> None:
         options, start = self.options, time.monotonic()
         self.prior = self._prior()
-        dataset = DATASETS.build(_without_repeats(self.cfg.train_dataloader.dataset))
+        dataset = self._training()
         self._check_prior(dataset.metainfo.get('classes'))
         self.written.check_config(self.cfg, self._changes(0.0))
         kind = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector
@@ -287,6 +314,7 @@ class Calibrator:
             metric=options.metric,
             seed=options.seed,
             report=self.written.methods,
+            page=self.written.page,
             folding=options.fold,
         )
 
@@ -336,7 +364,7 @@ class Calibrator:
         source = self.options.prior or self.cfg.model.get('class_prior')
         if source is None:
             print('Counting the training data.')
-            prior = counter_of(self.plugin)(self.cfg.train_dataloader.dataset)
+            prior = counter_of(self.plugin)(self.loader.dataset)
         else:
             prior = ClassPrior.build(source)
         if not prior.counts.all() and self.zero_count is None:

@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from ..analysis import partition
+from ..analysis.methods import methods_page
 from ..calibration import ClassPrior
 from ..files import written_whole
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
@@ -82,6 +83,7 @@ class Choice:
         metric: What decides. Default: None, that of the library.
         seed: Of what starts at random, and is left out.
         report: JSON file that gets the table.
+        page: HTML file that gets it with a picture.
         folding: Whether only what folds is compared.
     """
 
@@ -91,6 +93,7 @@ class Choice:
     metric: Optional[str]
     seed: int
     report: Path
+    page: Path
     folding: bool = False
 
     def check(self) -> None:
@@ -151,7 +154,16 @@ class Choice:
         )
         print(table_of(rows, metric))
         tail = list(partition(self.prior.groups))[-1]
-        print(verdict_of(best_of(rows), metric, tail))
-        with written_whole(self.report) as file:
-            content = {'metric': metric, 'images': images, 'methods': as_json(rows)}
-            file.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+        verdict = verdict_of(best_of(rows), metric, tail)
+        print(verdict)
+        content = {
+            'metric': metric,
+            'overall': OVERALL[SCORES[self.plugin]],
+            'tail': tail,
+            'images': images,
+            'methods': as_json(rows),
+        }
+        written = json.dumps(content, indent=1) + '\n', methods_page(content, verdict)
+        for path, text in zip((self.report, self.page), written):
+            with written_whole(path) as file:
+                file.write_text(text, encoding='utf-8')

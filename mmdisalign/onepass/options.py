@@ -10,6 +10,7 @@ from typing import Optional, Union
 import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
+from torch.utils.data import DataLoader
 
 from ..calibration import PriorLike, ZeroCount
 from ..defaults import PASSES
@@ -49,6 +50,7 @@ class Options:
         fit_on: What is fitted to: ``'train'``, training images; ``'val'``, the validation images
             that choose, but for classes that few of them have; ``'both'``; or ``'best'`` of these.
             Default: ``'train'``.
+        dataloader: Built, of the training images in the place of the config's; it needs a prior.
         fold: Whether what is fitted is to be in the weights of the stock model, and so an error
             where it cannot. Methods other than DisAlign are always written so.
     """
@@ -71,6 +73,7 @@ class Options:
     split_val: bool = True
     metric: Optional[str] = None
     fit_on: str = 'train'
+    dataloader: Optional[DataLoader] = None
     fold: bool = False
 
 
