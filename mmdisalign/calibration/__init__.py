@@ -16,6 +16,7 @@ from .released import convert_released_keys
 from .reweight import ZeroCount, filled_counts, generalized_reweight
 from .scale import ClassScale
 from .scores import AffineMap, AffineScores, LinearScores
+from .vmf import VMFLinear, calibrated_kappa, mean_overlap
 
 __all__ = [
     'AdaptiveCalibration',
@@ -29,14 +30,17 @@ __all__ = [
     'LinearScores',
     'PriorLike',
     'ScoreLayout',
+    'VMFLinear',
     'ZeroCount',
     'calibrate_layer',
+    'calibrated_kappa',
     'convert_released_keys',
     'filled_counts',
     'generalized_reweight',
     'hold_calibration',
     'logit_adjustment',
     'makes_new',
+    'mean_overlap',
     'mix_in',
     'mixed',
     'normalized_calibration',

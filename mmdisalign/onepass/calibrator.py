@@ -37,11 +37,11 @@ from ..engine import (
 from ..engine.confidence import calibrations_of
 from ..engine.configs import model_config
 from ..files import new_folders
-from .choosing import Choice, Chosen, fitted, needs_choice
+from .choosing import BEST, Choice, Chosen, fitted, needs_choice
 from .collect import FullCollector, SeededDataset
 from .comparison import table_of
 from .fitting import Samples
-from .folding import folded_state
+from .folding import check_foldable, folded_state
 from .methods import method_named
 from .one_pass import (
     SCORES,
@@ -202,6 +202,8 @@ class Calibrator:
         theirs = self._fit_on_validation(validation)
         model = build_stage2(self._model(), options.checkpoint, options.seed, kind)
         collector = kind(model)
+        if options.method != BEST:
+            check_foldable(model, options.method)
         if self._chooses():
             check_choosable(collector.losses)
         choice = self.passing.choice(dataset, self.prior, options.images_per_class, options.passes)

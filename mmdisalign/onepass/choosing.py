@@ -17,6 +17,7 @@ from ..calibration import ClassPrior
 from ..files import written_whole
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
 from .fitting import Samples
+from .folding import check_foldable
 from .judging import OVERALL, metric_names
 from .methods import method_named, method_names
 from .one_pass import SCORES, OnePass
@@ -135,6 +136,11 @@ class Choice:
         )
         rows = [comparison.before()]
         for method in method_names() if self.method == BEST else [self.method]:
+            try:
+                check_foldable(model, method)
+            except ValueError as error:
+                rows.append(Row(method, refused=str(error)))
+                continue
             values = None if value is None else [value]
             rows += [comparison.row(method, values, source) for source in sources]
         self._tell(rows, metric, comparison.num_images, choosing is None)
