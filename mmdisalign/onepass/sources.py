@@ -21,7 +21,7 @@ from .one_pass import OnePass
 from .passing import ImagePass
 
 TRAINING_SHARE = {'train': 1.0, 'val': 0.0, 'both': 0.5}  # of each class's samples, by weight
-LEAST_IMAGES = 20  # validation images of a class, below which it is fitted to training images
+LEAST_IMAGES = 4  # validation images of a class, below which it is fitted to training images
 MIXES_IMAGES = ('MultiImageMixDataset', 'KFoldDataset')
 
 
