@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mmdisalign.onepass import sources
 from mmdisalign.onepass.comparison import choosing_images
 from mmdisalign.onepass.fitting import Samples
 from mmdisalign.onepass.image_choice import every_image, image_numbers
-from mmdisalign.onepass.sources import images_of_classes, mixed
+from mmdisalign.onepass.sources import Collected, images_of_classes, mixed
 
 
 def made(label: list[int], weight: list[float], image: list[int], start: float) -> Samples:
@@ -56,6 +57,32 @@ def test_images_are_counted_once_for_a_class() -> None:
     assert images_of_classes(samples, 2).tolist() == [2, 1]
 
 
+def test_a_class_of_few_images_is_fitted_to_training_images(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    training = Collected({'fc': made([0, 1], [3, 1], [1, 2], 0)}, {'fc': 8.0})
+    images = list(range(10, 10 + sources.LEAST_IMAGES))
+    label = [0] * len(images) + [1]
+    validation = Collected(
+        {'fc': made(label, [1] * len(label), [*images, 10], 100)}, {'fc': len(label) * 3.0}
+    )
+
+    def make(samples: dict, elements: dict) -> SimpleNamespace:
+        return SimpleNamespace(samples=samples['fc'], elements=elements, check_classes=list)
+
+    prior = ClassPrior.build({'sky': 3, 'pole': 1})
+    found = sources.one_passes_of(make, 'best', training, validation, prior)
+    assert 'Fewer than 4 of the validation images that choose have pole' in capsys.readouterr().out
+    assert {name: own.samples.label.tolist() for name, own in found.items()} == {
+        'train': [0, 1],
+        'val': [1, 0, 0, 0, 0],
+        'both': [0, 1, 0, 0, 0, 0],
+    }
+    # Twice as many elements as valid ones in training, thrice in validation.
+    total = found['both'].samples.weight.sum()
+    assert found['both'].elements['fc'] == pytest.approx(2.5 * total)
+
+
 def test_a_choice_within_a_data_set_is_of_its_images() -> None:
     choice = every_image(2, 2, ClassPrior.build([1, 1])).within(np.array([3, 7]), 10)
     assert choice.index.tolist() == [3, 7, 13, 17]
@@ -72,24 +99,24 @@ def test_transforms_of_several_images_would_mix_the_halves() -> None:
 @pytest.fixture(scope='module')
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('fit_on')
-    write_stage1(root, num_train=88, num_val=44, num_workers=0)
+    write_stage1(root, num_train=88, num_val=22, num_workers=0)
     return root
 
 
 def calibrate(repo: Path, project: Path, *options: object, fails: bool = False) -> str:
-    tool = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth', '--passes', 1]
+    tool = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth']
+    tool += ['--passes', 1, '--images-per-class', 4]
     return run(repo, project, *tool, *options, ok=not fails)
 
 
 def test_all_sources_are_compared_and_none_sees_what_reports(repo: Path, project: Path) -> None:
     options = ['--fit-on', 'best', '--method', 'lws', '--cache-dir', 'kept']
-    output = calibrate(repo, project, *options, '--out', 'best.pth')
+    calibrate(repo, project, *options, '--out', 'best.pth')
     rows = json.loads((project / 'best_methods.json').read_text())['methods'][1:]
     assert [row['fit_on'] for row in rows] == ['train', 'val', 'both']
     best = max(rows, key=lambda row: row['chosen_by'])
     checkpoint = torch.load(project / 'best.pth', weights_only=False)
     assert checkpoint['meta']['fit_on'] == best['fit_on']
-    assert f'Fewer than {sources.LEAST_IMAGES} of the validation images' in output
     # Numbers of the images whose samples were fitted to, from the files.
     (found,) = (project / 'kept/fitted').glob('samples_*/0/image.bin')
     seen = set(np.unique(np.fromfile(found, np.int32)).tolist()) - {0}
