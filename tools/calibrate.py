@@ -73,7 +73,9 @@ def parse_args() -> argparse.Namespace:
         action='store_false',
         help='let all validation images choose and report, not half of them each',
     )
-    parser.add_argument('--metric', help='what decides on validation images; default: top1, mIoU')
+    parser.add_argument(
+        '--metric', help='what decides on validation images; default: top1, mIoU, AP (of boxes)'
+    )
     parser.add_argument(
         '--fold',
         action='store_true',

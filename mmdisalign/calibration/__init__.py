@@ -7,6 +7,7 @@ from .layer import (
     CalibratedLayerMixin,
     ScoreLayout,
     calibrate_layer,
+    calibrated_outputs,
     hold_calibration,
     makes_new,
 )
@@ -31,6 +32,7 @@ __all__ = [
     'ScoreLayout',
     'ZeroCount',
     'calibrate_layer',
+    'calibrated_outputs',
     'convert_released_keys',
     'filled_counts',
     'generalized_reweight',

@@ -37,8 +37,8 @@ from ..files import new_folders
 from .choosing import Choice, Chosen, fitted, needs_choice
 from .collect import Collector, FullCollector, SeededDataset
 from .comparison import table_of
-from .fitting import Samples
 from .folding import folded_state
+from .judging import Judge
 from .methods import method_named
 from .one_pass import (
     SCORES,
@@ -170,12 +170,12 @@ class Calibrator:
         choice = self.passing.choice(dataset, self.prior, options.images_per_class, options.passes)
         seeded = SeededDataset(dataset, options.seed)
         self.passing.collect(collector, seeded, choice, len(self.prior))
-        judged = self._judged(validation, kind, model)
+        judge = self._judge(validation, kind, model)
         collected = time.monotonic()
         print(f'Collected in {collected - start:.0f} s.')
         model.cpu()
         one_pass = self._one_pass(collector)
-        chosen = self._chosen(one_pass, model, judged)
+        chosen = self._chosen(one_pass, model, judge)
         print(f'Fitted in {time.monotonic() - collected:.0f} s.')
         self._write(model, chosen, dataset.metainfo)
         table = table_of(chosen.rows, chosen.metric) if chosen.rows else ''
@@ -201,12 +201,15 @@ class Calibrator:
         """The validation images, if they are to choose, and can."""
         if not self._asks_validation():
             return None
-        self._choice().check()
+        module = import_module(f'mmdisalign.{self.plugin}.collect')
+        kind = getattr(module, 'Validation', Validation)
         try:
-            return Validation(self.cfg, self.prior, training, self.passing)
+            validation = kind(self.cfg, self.prior, training, self.passing)
         except ValueError as error:
             self._without_validation(error)
             return None
+        self._choice().check(validation.names)
+        return validation
 
     def _asks_validation(self) -> bool:
         options = self.options
@@ -228,14 +231,14 @@ class Calibrator:
             ) from error
         print(f'Validation images cannot choose: {error}. So ρ is chosen by training images.')
 
-    def _judged(
+    def _judge(
         self, validation: Optional[Validation], kind: type, model: torch.nn.Module
-    ) -> Optional[Samples]:
-        """Samples of the validation images."""
+    ) -> Optional[Judge]:
+        """What judges by the validation images."""
         if validation is None:
             return None
         try:
-            return validation.samples(kind, model)
+            return validation.judge(kind, model)
         except ValueError as error:
             self._without_validation(error)
             return None
@@ -243,16 +246,14 @@ class Calibrator:
     def _remove_samples(self, validation: Optional[Validation]) -> None:
         if self.passing.keep:
             return
-        if validation is not None and validation.passing.cache is not None:
-            validation.passing.cache.remove()
+        if validation is not None:
+            validation.remove()
         self.passing.cache.remove()
 
     def _choice(self) -> Choice:
         options = self.options
         return Choice(
             method=options.method,
-            plugin=self.plugin,
-            prior=self.prior,
             metric=options.metric,
             split=options.split_val,
             seed=options.seed,
@@ -260,14 +261,12 @@ class Calibrator:
             folding=options.fold,
         )
 
-    def _chosen(
-        self, one_pass: OnePass, model: torch.nn.Module, judged: Optional[Samples]
-    ) -> Chosen:
+    def _chosen(self, one_pass: OnePass, model: torch.nn.Module, judge: Optional[Judge]) -> Chosen:
         """The method, fitted; DisAlign's calibrations are those of the model."""
         options = self.options
-        if judged is not None:
+        if judge is not None:
             value = options.exp_scale if options.method == 'disalign' else options.value
-            chosen = self._choice()(one_pass, model, judged, value)
+            chosen = self._choice()(one_pass, model, judge, value)
         elif options.method != 'disalign':
             chosen = fitted(one_pass, model, options.method, options.value, options.seed)
         else:

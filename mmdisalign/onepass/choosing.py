@@ -10,14 +10,11 @@ from typing import Optional
 
 from torch import nn
 
-from ..analysis import partition
-from ..calibration import ClassPrior
 from ..files import written_whole
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
-from .fitting import Samples
-from .judging import OVERALL, metric_names
+from .judging import Judge
 from .methods import method_named, method_names
-from .one_pass import SCORES, OnePass
+from .one_pass import OnePass
 
 BEST = 'best'
 
@@ -74,9 +71,7 @@ class Choice:
 
     Attributes:
         method: The one whose number is chosen, or ``'best'`` of all.
-        plugin: Such as ``'segmentation'``.
-        prior: Of the training data.
-        metric: What decides. Default: None, that of the library.
+        metric: What decides. Default: None, the first of the judge's names.
         split: Whether half of the images choose, and the others report.
         seed: Decides which.
         report: JSON file that gets the table.
@@ -84,43 +79,33 @@ class Choice:
     """
 
     method: str
-    plugin: str
-    prior: ClassPrior
     metric: Optional[str]
     split: bool
     seed: int
     report: Path
     folding: bool = False
 
-    def check(self) -> None:
-        """Raise ValueError if there is no such metric."""
-        names = metric_names(self.prior, SCORES[self.plugin])
+    def check(self, names: Sequence[str]) -> None:
+        """Raise ValueError if the metric is none of these."""
         if self.metric not in (None, *names):
             raise ValueError(f'--metric {self.metric} is none of {", ".join(names)}')
 
     def __call__(
-        self, one_pass: OnePass, model: nn.Module, judged: Samples, value: Optional[float]
+        self, one_pass: OnePass, model: nn.Module, judge: Judge, value: Optional[float]
     ) -> Chosen:
         """Compare, print the table, and return what did best on the images that choose.
 
         Raises:
             ValueError: If no method has a meaning here.
         """
-        kind = SCORES[self.plugin]
-        metric = self.metric or OVERALL[kind]
+        metric = self.metric or judge.names[0]
         ((name, _),) = one_pass.samples.items()
-        comparison = Comparison(
-            one_pass.problem(model, name, self.seed),
-            judged,
-            kind=kind,
-            metric=metric,
-            seed=self.seed,
-            split=self.split,
-        )
+        problem = one_pass.problem(model, name, self.seed)
+        comparison = Comparison(problem, judge, metric=metric, seed=self.seed, split=self.split)
         rows = [comparison.before()]
         for method in method_names() if self.method == BEST else [self.method]:
             rows.append(comparison.row(method, None if value is None else [value]))
-        self._tell(rows, metric, comparison.num_images)
+        self._tell(rows, metric, judge.names[-1], comparison)
         usable = [row for row in rows[1:] if row.refused is None]
         usable = [row for row in usable if row.folds or not self.folding]
         if not usable:
@@ -129,14 +114,13 @@ class Choice:
         scores = {name: comparison.fitted[best.method]}
         return Chosen(best.method, best.value, scores, rows, metric)
 
-    def _tell(self, rows: Sequence[Row], metric: str, images: tuple[int, int]) -> None:
-        chosen, reported = images
+    def _tell(self, rows: Sequence[Row], metric: str, tail: str, comparison: Comparison) -> None:
+        chosen, reported = images = len(comparison.choosing), len(comparison.reporting)
         print(
             f'Numbers are chosen by the {metric} of {chosen:,} validation images, and the table is '
             + (f'of {reported:,} others:' if self.split else 'of the same, so it flatters:')
         )
         print(table_of(rows, metric))
-        tail = list(partition(self.prior.groups))[-1]
         print(verdict_of(best_of(rows), metric, tail))
         with written_whole(self.report) as file:
             content = {'metric': metric, 'images': images, 'methods': as_json(rows)}

@@ -11,8 +11,7 @@ import numpy as np
 from torch import nn
 
 from ..analysis import markdown_table
-from .fitting import Samples
-from .judging import Judged, interval_of_difference, judge, values_of
+from .judging import Judge, draws_of, intervals_of_difference, once
 from .methods import Problem, method_named
 
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
@@ -25,7 +24,7 @@ class Row:
     Attributes:
         method: Its name; None of the classifier as it was.
         value: Of its one number, the best on the images that choose.
-        values: Means in per cent, see :func:`values_of`.
+        values: Means in per cent, by name, see :class:`Judge`.
         gains: The 95 % interval of what each gained.
         chosen_by: What decided, on the images that choose.
         seconds: What its fits took.
@@ -48,54 +47,48 @@ class Comparison:
 
     Args:
         problem: What is fitted to.
-        judged: Samples of the images that judge.
-        kind: ``'accuracy'`` or ``'IoU'``, see :func:`values_of`.
-        metric: What decides, a key of :func:`values_of`.
+        judge: Has the images that judge.
+        metric: What decides, one of the judge's names.
         seed: Decides which images choose, and what is left out of a fit that is only tried.
         split: Whether half of the images choose and the others report; else all do both.
 
     Attributes:
         fitted: What each method made, by its name.
+        choosing: Numbers of the images that choose.
+        reporting: And of those that report.
     """
 
     def __init__(
-        self,
-        problem: Problem,
-        judged: Samples,
-        *,
-        kind: str,
-        metric: str,
-        seed: int = 0,
-        split: bool = True,
+        self, problem: Problem, judge: Judge, *, metric: str, seed: int = 0, split: bool = True
     ) -> None:
-        self.problem, self.judged = problem, judged
-        self.kind, self.metric, self.seed = kind, metric, seed
+        self.problem, self.judge, self.metric = problem, judge, metric
         rng = np.random.default_rng(seed)
-        images = np.unique(judged.image)
+        images = judge.images
         if len(images) < 2 and split:
             raise ValueError(
                 f'{len(images)} labelled images cannot choose and report: name more, or leave the '
                 'choice out'
             )
-        chooses = np.isin(judged.image, rng.permutation(images)[: (len(images) + 1) // 2])
-        every = np.arange(len(judged))
+        first, last = np.split(rng.permutation(images), [(len(images) + 1) // 2])
         self.choosing, self.reporting = (
-            (np.flatnonzero(chooses), np.flatnonzero(~chooses)) if split else (every, every)
-        )
-        self.num_images = tuple(
-            len(np.unique(judged.image[own])) for own in (self.choosing, self.reporting)
+            (np.sort(first), np.sort(last)) if split else (images, images)
         )
         few = min(len(problem.chosen), MOST_TO_CHOOSE)
         self._few = replace(
             problem, chosen=np.sort(rng.choice(problem.chosen, few, replace=False)), fits=[]
         )
         self.fitted: dict[str, nn.Module] = {}
-        self._before = judge(None, judged, self.reporting)
+        self._draws = draws_of(len(self.reporting), seed)
+        self._before = judge(None, self.reporting)
+        self._values_before = self._before.values(self._draws)
+        self._first = self._chosen_by(None)
+        if np.isnan(self._first):
+            raise ValueError(f'no class of {metric} is in the images that choose')
 
     def before(self) -> Row:
         """The classifier as it was."""
-        first = self._values(judge(None, self.judged, self.choosing))
-        return Row(None, values=self._values(self._before), chosen_by=first[self.metric])
+        values = once(self._before, len(self.reporting))
+        return Row(None, values=values, chosen_by=self._first)
 
     def row(self, method: str, values: Optional[Sequence[float]] = None) -> Row:
         """Fit a method, with the best of its values.
@@ -112,25 +105,24 @@ class Comparison:
             scores = self.fitted[method] = module.fit(self.problem, best)
         except ValueError as error:
             return Row(method, refused=str(error))
-        after = judge(scores, self.judged, self.reporting)
-        prior = self.problem.prior
+        after = self.judge(scores, self.reporting)
+        seconds = time.monotonic() - start
         return Row(
             method,
             best if module.PARAMETER else None,
-            self._values(after),
-            interval_of_difference(self._before, after, prior, self.kind, self.seed),
+            once(after, len(self.reporting)),
+            intervals_of_difference(self._values_before, after.values(self._draws)),
             found[best],
-            time.monotonic() - start,
+            seconds,
             hasattr(scores, 'folded'),
         )
 
     def _tried(self, module: Any, value: float) -> float:
         """The metric on the images that choose, of a fit to some of the samples."""
-        scores = module.fit(self._few, value)
-        return self._values(judge(scores, self.judged, self.choosing))[self.metric]
+        return self._chosen_by(module.fit(self._few, value))
 
-    def _values(self, judged: Judged) -> dict[str, float]:
-        return values_of(judged, self.problem.prior, self.kind)
+    def _chosen_by(self, scores: Optional[nn.Module]) -> float:
+        return once(self.judge(scores, self.choosing), len(self.choosing))[self.metric]
 
 
 def best_of(rows: Sequence[Row]) -> Row:
