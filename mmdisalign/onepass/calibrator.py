@@ -101,6 +101,7 @@ class Calibrator:
         self._check_method()
         if not self.is_calibrated:  # what cannot be is refused before data are counted
             import_module(f'mmdisalign.{self.plugin}').calibrated_model(self.cfg.model)
+        self.validation: Optional[Validation] = None
         self.zero_count = options.zero_count or self.cfg.model.get('zero_count')
         self.passing = ImagePass(
             cfg=self.cfg,
@@ -162,7 +163,7 @@ class Calibrator:
         self._check_prior(dataset.metainfo.get('classes'))
         self.written.check_config(self.cfg, self._changes(0.0))
         kind = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector
-        validation = self._validation(dataset)
+        validation = self.validation = self._validation(dataset)
         model = build_stage2(self._model(), options.checkpoint, options.seed, kind)
         collector = kind(model)
         if self._chooses():
@@ -286,6 +287,8 @@ class Calibrator:
         # What was foreseen would come again, but for a disk that is full.
         comes_again = is_foreseen(error) and not isinstance(error, OSError)
         comes_again &= not self.passing.keep
+        if comes_again and self.validation is not None:
+            self.validation.remove()
         if comes_again or not cache.has_progress:
             cache.remove()
             return
