@@ -16,9 +16,9 @@ from project import run, write_stage1
 
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.onepass import sources
-from mmdisalign.onepass.comparison import choosing_images
 from mmdisalign.onepass.fitting import Samples
 from mmdisalign.onepass.image_choice import every_image, image_numbers
+from mmdisalign.onepass.judging import halves
 from mmdisalign.onepass.sources import Collected, images_of_classes, mixed
 
 
@@ -93,7 +93,7 @@ def test_transforms_of_several_images_would_mix_the_halves() -> None:
     mosaic = dict(type='MultiImageMixDataset', dataset=leaf, pipeline=[dict(type='RandomMosaic')])
     cfg = Config(dict(train_dataloader=dict(dataset=mosaic)))
     with pytest.raises(ValueError, match='MultiImageMixDataset makes one training image of'):
-        sources.FitOnValidation(cfg, passing=None, choosing=np.zeros(0))
+        sources.FitOnValidation(cfg, passing=None)
 
 
 @pytest.fixture(scope='module')
@@ -123,7 +123,7 @@ def test_all_sources_are_compared_and_none_sees_what_reports(repo: Path, project
     names = sorted(str(path) for path in (project / 'scenes/images/validation').iterdir())
     names = [name[len(str(project)) + 1 :] for name in names]
     numbers = image_numbers(_Named(names), np.arange(len(names)))
-    choosing = set(choosing_images(numbers, seed=0).tolist())
+    choosing = set(halves(np.unique(numbers), seed=0)[0].tolist())
     assert seen and seen <= choosing and len(choosing) == len(names) / 2
 
 

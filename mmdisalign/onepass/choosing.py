@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-import numpy as np
 from torch import nn
 
-from ..analysis import partition
 from ..analysis.methods import methods_page
-from ..calibration import ClassPrior
 from ..files import written_whole
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
-from .fitting import Samples
 from .folding import check_foldable
-from .judging import OVERALL, metric_names
+from .judging import Judge
 from .methods import method_named, method_names
-from .one_pass import SCORES, OnePass
+from .one_pass import OnePass
 
 BEST = 'best'
 
@@ -79,27 +75,24 @@ class Choice:
 
     Attributes:
         method: The one whose number is chosen, or ``'best'`` of all.
-        plugin: Such as ``'segmentation'``.
-        prior: Of the training data.
-        metric: What decides. Default: None, that of the library.
-        seed: Of what starts at random, and is left out.
+        metric: What decides. Default: None, the first of the judge's names.
+        split: Whether half of the images choose, and the others report.
+        seed: Decides which; and of what starts at random, and is left out.
         report: JSON file that gets the table.
         page: HTML file that gets it with a picture.
         folding: Whether only what folds is compared.
     """
 
     method: str
-    plugin: str
-    prior: ClassPrior
     metric: Optional[str]
+    split: bool
     seed: int
     report: Path
     page: Path
     folding: bool = False
 
-    def check(self) -> None:
-        """Raise ValueError if there is no such metric."""
-        names = metric_names(self.prior, SCORES[self.plugin])
+    def check(self, names: Sequence[str]) -> None:
+        """Raise ValueError if the metric is none of these."""
         if self.metric not in (None, *names):
             raise ValueError(f'--metric {self.metric} is none of {", ".join(names)}')
 
@@ -107,8 +100,7 @@ class Choice:
         self,
         sources: Mapping[str, OnePass],
         model: nn.Module,
-        judged: Samples,
-        choosing: Optional[np.ndarray],
+        judge: Judge,
         value: Optional[float],
     ) -> Chosen:
         """Compare, print the table, and return what did best on the images that choose.
@@ -116,24 +108,16 @@ class Choice:
         Args:
             sources: What is fitted to, by its name, see :data:`FIT_ON`.
             model: With one calibration, untouched.
-            judged: Samples of the validation images.
-            choosing: Numbers of those that choose; the others report. None: all do both.
+            judge: Has the validation images.
             value: Of the method's one number. None: it is chosen.
 
         Raises:
             ValueError: If no method has a meaning here.
         """
-        kind = SCORES[self.plugin]
-        metric = self.metric or OVERALL[kind]
+        metric = self.metric or judge.names[0]
         ((name, _),) = next(iter(sources.values())).samples.items()
-        comparison = Comparison(
-            {source: own.problem(model, name, self.seed) for source, own in sources.items()},
-            judged,
-            kind=kind,
-            metric=metric,
-            choosing=choosing,
-            seed=self.seed,
-        )
+        problems = {source: own.problem(model, name, self.seed) for source, own in sources.items()}
+        comparison = Comparison(problems, judge, metric=metric, seed=self.seed, split=self.split)
         rows = [comparison.before()]
         for method in method_names() if self.method == BEST else [self.method]:
             try:
@@ -143,7 +127,7 @@ class Choice:
                 continue
             values = None if value is None else [value]
             rows += [comparison.row(method, values, source) for source in sources]
-        self._tell(rows, metric, comparison.num_images, choosing is None)
+        self._tell(rows, metric, comparison)
         usable = [row for row in rows[1:] if row.refused is None]
         usable = [row for row in usable if row.folds or not self.folding]
         if not usable:
@@ -152,20 +136,20 @@ class Choice:
         scores = {name: comparison.fitted[best.method, best.fit_on]}
         return Chosen(best.method, best.value, scores, rows, metric, best.fit_on)
 
-    def _tell(self, rows: Sequence[Row], metric: str, images: tuple[int, int], same: bool) -> None:
-        chosen, reported = images
+    def _tell(self, rows: Sequence[Row], metric: str, comparison: Comparison) -> None:
+        chosen, reported = images = len(comparison.choosing), len(comparison.reporting)
         print(
             f'Numbers are chosen by the {metric} of {chosen:,} validation images, and the table is '
-            + ('of the same, so it flatters:' if same else f'of {reported:,} others:')
+            + (f'of {reported:,} others:' if self.split else 'of the same, so it flatters:')
         )
         print(table_of(rows, metric))
-        tail = list(partition(self.prior.groups))[-1]
-        verdict = verdict_of(best_of(rows), metric, tail)
+        names = comparison.judge.names
+        verdict = verdict_of(best_of(rows), metric, names[-1])
         print(verdict)
         content = {
             'metric': metric,
-            'overall': OVERALL[SCORES[self.plugin]],
-            'tail': tail,
+            'overall': names[0],
+            'tail': names[-1],
             'images': images,
             'methods': as_json(rows),
         }

@@ -11,30 +11,10 @@ import numpy as np
 from torch import nn
 
 from ..analysis import markdown_table
-from .fitting import Samples
-from .judging import Judged, interval_of_difference, judge, values_of
+from .judging import Judge, draws_of, halves, intervals_of_difference, numbers_of, once
 from .methods import Problem, method_named
 
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
-
-
-def choosing_images(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """Half of the images, which choose; the others report.
-
-    Args:
-        numbers: Of the images, see :func:`image_numbers`, more than once or not.
-        seed: Decides which.
-
-    Raises:
-        ValueError: If there are fewer than two.
-    """
-    images = np.unique(numbers)
-    if len(images) < 2:
-        raise ValueError(
-            f'{len(images)} labelled images cannot choose and report: name more, or leave the '
-            'choice out'
-        )
-    return np.random.default_rng(seed).permutation(images)[: (len(images) + 1) // 2]
 
 
 @dataclass(frozen=True)
@@ -45,7 +25,7 @@ class Row:
         method: Its name; None of the classifier as it was.
         fit_on: The source of what it was fitted to, see :data:`FIT_ON`.
         value: Of its one number, the best on the images that choose.
-        values: Means in per cent, see :func:`values_of`.
+        values: Means in per cent, by name, see :class:`Judge`.
         gains: The 95 % interval of what each gained.
         chosen_by: What decided, on the images that choose.
         seconds: What its fits took.
@@ -72,46 +52,48 @@ class Comparison:
 
     Args:
         problems: What is fitted to, by its source.
-        judged: Samples of the images that judge.
-        kind: ``'accuracy'`` or ``'IoU'``, see :func:`values_of`.
-        metric: What decides, a key of :func:`values_of`.
-        choosing: Numbers of the images that choose; the others report. None: all do both.
-        seed: Of what is left out of a fit that is only tried, and of halves.
+        judge: Has the images that judge.
+        metric: What decides, one of the judge's names.
+        seed: Decides which images choose, and what is left out of a fit that is only tried.
+        split: Whether half of the images choose and the others report; else all do both.
 
     Attributes:
         fitted: What each method made, by its name and source.
+        choosing: Numbers of the images that choose.
+        reporting: And of those that report.
+
+    Raises:
+        ValueError: If there are too few images.
     """
 
     def __init__(
         self,
         problems: Mapping[str, Problem],
-        judged: Samples,
+        judge: Judge,
         *,
-        kind: str,
         metric: str,
-        choosing: Optional[np.ndarray] = None,
         seed: int = 0,
+        split: bool = True,
     ) -> None:
-        self.problems, self.judged = problems, judged
-        self.kind, self.metric, self.seed = kind, metric, seed
-        chooses = np.isin(judged.image, judged.image if choosing is None else choosing)
-        self.choosing = np.flatnonzero(chooses)
-        self.reporting = self.choosing if choosing is None else np.flatnonzero(~chooses)
-        self.num_images = tuple(
-            len(np.unique(judged.image[own])) for own in (self.choosing, self.reporting)
-        )
-        self.fitted: dict[tuple[str, str], nn.Module] = {}
-        self._before = judge(None, judged, self.reporting)
+        self.problems, self.judge = problems, judge
+        self.metric, self.seed = metric, seed
+        images = judge.images
+        self.choosing, self.reporting = halves(images, seed) if split else (images, images)
         # What is chosen from was judged alike: where some is cross-fitted, all by both halves.
-        self._folds = [self.choosing]
-        if set(problems) != {'train'}:
-            first = np.isin(judged.image, choosing_images(judged.image[self.choosing], seed))
-            self._folds = [self.choosing[own[self.choosing]] for own in (first, ~first)]
+        crossed = set(problems) != {'train'}
+        self._folds = halves(self.choosing, seed) if crossed else (self.choosing,)
+        self.fitted: dict[tuple[str, str], nn.Module] = {}
+        self._draws = draws_of(len(self.reporting), seed)
+        self._before = judge(None, self.reporting)
+        self._values_before = self._before.values(self._draws)
+        self._first = self._by_folds([None] * len(self._folds))
+        if np.isnan(self._first):
+            raise ValueError(f'no class of {metric} is in the images that choose')
 
     def before(self) -> Row:
         """The classifier as it was."""
-        values = self._values(self._before)
-        return Row(None, values=values, chosen_by=self._by_folds([None] * len(self._folds)))
+        values = once(self._before, len(self.reporting))
+        return Row(None, values=values, chosen_by=self._first)
 
     def row(
         self, method: str, values: Optional[Sequence[float]] = None, fit_on: str = 'train'
@@ -132,15 +114,16 @@ class Comparison:
             scores = self.fitted[method, fit_on] = module.fit(problem, best)
         except ValueError as error:
             return Row(method, fit_on, refused=str(error))
-        after = judge(scores, self.judged, self.reporting)
+        after = self.judge(scores, self.reporting)
+        seconds = time.monotonic() - start
         return Row(
             method,
             fit_on,
             best if module.PARAMETER else None,
-            self._values(after),
-            interval_of_difference(self._before, after, problem.prior, self.kind, self.seed),
+            once(after, len(self.reporting)),
+            intervals_of_difference(self._values_before, after.values(self._draws)),
             found[best],
-            time.monotonic() - start,
+            seconds,
             hasattr(scores, 'folded'),
         )
 
@@ -149,7 +132,7 @@ class Comparison:
         if fit_on == 'train':
             return [_some(problem, problem.chosen, self.seed)] * len(self._folds)
         image = problem.samples.image[problem.chosen]
-        others = (~np.isin(image, self.judged.image[fold]) for fold in self._folds)
+        others = (~np.isin(image, numbers_of(self.judge, fold)) for fold in self._folds)
         return [_some(problem, problem.chosen[own], self.seed) for own in others]
 
     def _tried(self, module: Any, value: float, fewer: Sequence[Problem]) -> float:
@@ -162,12 +145,11 @@ class Comparison:
         )
 
     def _by_folds(self, scores: Sequence[Optional[nn.Module]]) -> float:
-        found = (judge(own, self.judged, fold) for own, fold in zip(scores, self._folds))
-        return float(np.mean([self._values(own)[self.metric] for own in found]))
-
-    def _values(self, judged: Judged) -> dict[str, float]:
-        (prior, *_) = (problem.prior for problem in self.problems.values())
-        return values_of(judged, prior, self.kind)
+        found = (
+            once(self.judge(own, fold), len(fold))[self.metric]
+            for own, fold in zip(scores, self._folds)
+        )
+        return float(np.mean(list(found)))
 
 
 def _some(problem: Problem, chosen: np.ndarray, seed: int) -> Problem:

@@ -38,23 +38,25 @@ class FitOnValidation:
     Args:
         cfg: Config of the model.
         passing: The pass over the training images.
-        choosing: Numbers of the images, see :func:`image_numbers`.
 
     Raises:
         ValueError: If what the training pipeline makes of an image needs others.
     """
 
-    def __init__(self, cfg: Config, passing: ImagePass, choosing: np.ndarray) -> None:
+    def __init__(self, cfg: Config, passing: ImagePass) -> None:
         loader = Config(cfg.train_dataloader.to_dict())
         loader.dataset = _as_in_training(cfg)
         folder = passing.cache_dir / 'fitted'
         self.passing = replace(passing, loader=loader, cache_dir=folder, cache=None)
         self.dataset = DATASETS.build(copy.deepcopy(loader.dataset))
-        numbers = image_numbers(self.dataset, np.arange(len(self.dataset)))
-        self.images = np.flatnonzero(np.isin(numbers, choosing))
 
     def collect(
-        self, collector: Collector, prior: Sequence, per_class: object, passes: int
+        self,
+        collector: Collector,
+        prior: Sequence,
+        per_class: object,
+        passes: int,
+        choosing: np.ndarray,
     ) -> Collected:
         """Their samples.
 
@@ -63,11 +65,19 @@ class FitOnValidation:
             prior: Of the training data.
             per_class: See :meth:`ImagePass.choice`.
             passes: How often an image is passed, at most.
+            choosing: Numbers of the images, see :func:`image_numbers`.
         """
-        choice = self.passing.choice(self.dataset, prior, per_class, passes, self.images)
+        numbers = image_numbers(self.dataset, np.arange(len(self.dataset)))
+        among = np.flatnonzero(np.isin(numbers, choosing))
+        choice = self.passing.choice(self.dataset, prior, per_class, passes, among)
         seeded = SeededDataset(self.dataset, self.passing.seed)
         cache = self.passing.collect(collector, seeded, choice, len(prior))
         return Collected(cache.samples(), cache.elements)
+
+    def remove(self) -> None:
+        """Delete the samples."""
+        if self.passing.cache is not None:
+            self.passing.cache.remove()
 
 
 def _as_in_training(cfg: Config) -> Config:

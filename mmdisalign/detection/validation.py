@@ -1,0 +1,190 @@
+"""The validation images of a detector: AP judges, of boxes that are predicted from scores on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..analysis import partition
+from ..counting.counting import leaves_of
+from ..engine.progress import progress_bar
+from ..files import written_whole
+from ..onepass.collect import SeededDataset, loaded, paths_of
+from ..onepass.image_choice import ImageChoice, image_numbers
+from ..onepass.sample_cache import folder_of, remove_folder
+from ..onepass.validation import Validation as ImageValidation
+from .matched_ap import ClassMatches, match_boxes
+from .metrics import LongTailLVISMetric, best_of_images, gather
+from .replay import Replay, Replayer
+
+
+class Validation(ImageValidation):
+    """The annotated images of a detector's ``val_dataloader``.
+
+    They are passed once, in a random order, until what is kept of them takes ``cache_size``.
+
+    Args:
+        cfg: The config.
+        prior: Of the training data.
+        training: The training images.
+        passing: The pass over these.
+
+    Raises:
+        ValueError: If there are none that could choose; the message says why.
+    """
+
+    folder: Optional[Path] = None
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the judge's values, see :class:`Judge`."""
+        return list(groups_of(self.metric))
+
+    def _check_labels(self) -> None:
+        parts = list(leaves_of(self.dataset))
+        files = [getattr(part, 'ann_file', None) or '' for part in parts]
+        if len(files) > 1 or not files[0].endswith('.json'):
+            raise ValueError('AP is of one annotation file, in the format of LVIS or COCO')
+        self.metric = LongTailLVISMetric(files[0], backend_args=parts[0].backend_args)
+        self.metric.dataset_meta = self.dataset.metainfo
+        if not partition(self.metric.groups):
+            self.metric.class_prior = self.prior
+        if not len(self.metric.ground_truth.regions['bbox']):
+            raise ValueError(f'the validation images have no annotations in {files[0]}')
+
+    def judge(self, kind: type, model: nn.Module) -> BoxJudge:
+        """Run the images through the network; what judges by the boxes that it makes.
+
+        Args:
+            kind: Of the model's collector.
+            model: With one calibration, untouched.
+
+        Raises:
+            ValueError: If its boxes do not follow from the scores of one classifier alone.
+        """
+        replayer = Replayer(model)
+        return BoxJudge(replayer, self._recorded(replayer), self.metric)
+
+    def _recorded(self, replayer: Replayer) -> dict[int, Path]:
+        """A file for each image that there is room for, by its number."""
+        number, seed = len(self.dataset), self.passing.seed
+        order = np.random.default_rng(seed).permutation(number)
+        choice = ImageChoice(order, np.ones(number), np.zeros(len(self.prior), int))
+        identity = self.passing.identity(choice, {}, self.dataset)
+        self.folder = folder_of(self.passing.cache_dir, identity)
+        self.passing.remove_others(self.folder)
+        files, done, size = [self.folder / f'{place}.pth' for place in range(number)], 0, 0
+        while done < number and size <= self.passing.cache_size and files[done].is_file():
+            size, done = size + files[done].stat().st_size, done + 1
+        loader = DataLoader(
+            SeededDataset(self.dataset, seed),
+            sampler=order[done:].tolist(),
+            num_workers=self.passing.loader.get('num_workers', 0),
+            collate_fn=pseudo_collate,
+        )
+        if done:
+            print(f'Going on after {done:,} validation images.')
+        with progress_bar() as bar:
+            task = bar.add_task('Validation images', total=number, completed=done)
+            for file, data in zip(files[done:], loaded(loader)):
+                if size > self.passing.cache_size:
+                    break
+                with written_whole(file) as partial:
+                    torch.save(self._record(replayer, data), partial)
+                size, done = size + file.stat().st_size, done + 1
+                bar.update(task, completed=done)
+        print(
+            f'{done:,} of {number:,} validation images, and all that their boxes are predicted of: '
+            f'{size / 1e6:,.0f} MB in {self.folder}'
+            + ('.' if done == number else ', as many as --cache-size has room for.')
+        )
+        return dict(zip(image_numbers(self.dataset, order[:done]).tolist(), files))
+
+    @staticmethod
+    def _record(replayer: Replayer, data: Any) -> Replay:
+        try:
+            return replayer.record(data)
+        except FloatingPointError as error:
+            raise FloatingPointError(f'{error} ({", ".join(paths_of(data))})') from None
+
+    def remove(self) -> None:
+        """Delete what is kept of the images."""
+        if self.folder is not None:
+            remove_folder(self.folder)
+
+
+class BoxJudge:
+    """Judges by AP of boxes, as :class:`LongTailLVISMetric` has it; see :class:`Judge`.
+
+    Args:
+        replayer: Of the model.
+        files: What is kept of each image, by its number, see :func:`image_numbers`.
+        metric: Of their annotations.
+    """
+
+    def __init__(
+        self, replayer: Replayer, files: Mapping[int, Path], metric: LongTailLVISMetric
+    ) -> None:
+        self.replayer, self.metric = replayer, metric
+        index = metric.ground_truth.image_index
+        found = sorted((index(_read(file).image), number) for number, file in files.items())
+        self.images, self.numbers = np.array(found).reshape(-1, 2).T
+        self._files = {image: files[number] for image, number in found}
+        self.groups = groups_of(metric)
+        self.names = list(self.groups)
+
+    def __call__(self, scores: Optional[nn.Module], images: np.ndarray) -> JudgedBoxes:
+        """Judge on some of the images, see :class:`Judge`."""
+        metric, truth = self.metric, self.metric.ground_truth
+        metric.results.clear()
+        for image in images.tolist():
+            made = _read(self._files[image])
+            predicted = self.replayer.predict(made, scores)
+            metric.process(None, [{'img_id': made.image, 'pred_instances': predicted}])
+        detections = gather(metric.results, 'bbox', best_of_images(metric.results, 'bbox'))
+        matches = match_boxes(truth, detections, images, metric.categories.tolist())
+        return JudgedBoxes(list(matches), self.groups)
+
+
+class JudgedBoxes:
+    """The matches of each class on I images, see :class:`Judged`.
+
+    Args:
+        matches: Of each class.
+        groups: Indices of the classes that each value is of, by name.
+    """
+
+    def __init__(self, matches: Sequence[ClassMatches], groups: dict[str, Sequence[int]]) -> None:
+        self.matches, self.groups = matches, groups
+
+    def values(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """AP of draws of the images, see :class:`Judged`."""
+        ap = 100 * np.stack([own.ap(times) for own in self.matches], axis=1)
+        known = ~np.isnan(ap)
+        return {
+            name: _means(ap[:, list(members)], known[:, list(members)])
+            for name, members in self.groups.items()
+        }
+
+
+def groups_of(metric: LongTailLVISMetric) -> dict[str, Sequence[int]]:
+    """Which classes each value is of, by name."""
+    groups = {f'AP{name}': members for name, members in partition(metric.groups).items()}
+    return {'AP': range(len(metric.classes)), **groups}
+
+
+def _means(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The mean of the known values of each row; NaN if none is."""
+    with np.errstate(invalid='ignore'):  # 0 / 0
+        return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
+
+
+def _read(file: Path) -> Replay:
+    return torch.load(file, map_location='cpu', weights_only=False)
