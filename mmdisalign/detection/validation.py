@@ -18,6 +18,7 @@ from ..engine.progress import progress_bar
 from ..files import written_whole
 from ..onepass.collect import SeededDataset, loaded, paths_of
 from ..onepass.image_choice import ImageChoice, image_numbers
+from ..onepass.judging import means_of_groups
 from ..onepass.sample_cache import folder_of, remove_folder
 from ..onepass.validation import Validation as ImageValidation
 from .matched_ap import ClassMatches, match_boxes
@@ -167,23 +168,13 @@ class JudgedBoxes:
     def values(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """AP of draws of the images, see :class:`Judged`."""
         ap = 100 * np.stack([own.ap(times) for own in self.matches], axis=1)
-        known = ~np.isnan(ap)
-        return {
-            name: _means(ap[:, list(members)], known[:, list(members)])
-            for name, members in self.groups.items()
-        }
+        return means_of_groups(ap, self.groups)
 
 
 def groups_of(metric: LongTailLVISMetric) -> dict[str, Sequence[int]]:
     """Which classes each value is of, by name."""
     groups = {f'AP{name}': members for name, members in partition(metric.groups).items()}
     return {'AP': range(len(metric.classes)), **groups}
-
-
-def _means(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The mean of the known values of each row; NaN if none is."""
-    with np.errstate(invalid='ignore'):  # 0 / 0
-        return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
 
 
 def _read(file: Path) -> Replay:

@@ -109,7 +109,8 @@ class Comparison:
         problem, values = self.problems[fit_on], module.VALUES if values is None else values
         try:
             fewer = self._fewer(problem, fit_on)
-            found = {value: self._tried(module, value, fewer) for value in values}
+            # One after another: each fit begins where that of the last value ended.
+            found = {value: self._tried(module, value, fewer) for value in sorted(values)}
             best = max(found, key=found.get)
             scores = self.fitted[method, fit_on] = module.fit(problem, best)
         except ValueError as error:
@@ -137,12 +138,10 @@ class Comparison:
 
     def _tried(self, module: Any, value: float, fewer: Sequence[Problem]) -> float:
         """The metric on the images that choose, of fits to some of the samples."""
-        scores = module.fit(fewer[0], value)
+        for problem in {id(own): own for own in fewer}.values():
+            problem.start = module.fit(problem, value)
         # On a fold, what was fitted without it.
-        alike = all(problem is fewer[0] for problem in fewer)
-        return self._by_folds(
-            [scores, *(scores if alike else module.fit(own, value) for own in fewer[1:])]
-        )
+        return self._by_folds([own.start for own in fewer])
 
     def _by_folds(self, scores: Sequence[Optional[nn.Module]]) -> float:
         found = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..analysis import group_means, partition
+from ..analysis import partition
 from ..calibration import ClassPrior
 from .fitting import Samples, calibrated_scores
 
@@ -60,7 +60,7 @@ class SampleJudge:
     Args:
         samples: Of the images.
         prior: Its groups.
-        kind: ``'accuracy'`` or ``'IoU'``, see :func:`values_of`.
+        kind: ``'accuracy'`` or ``'IoU'``, see :class:`Decided`.
     """
 
     def __init__(self, samples: Samples, prior: ClassPrior, kind: str) -> None:
@@ -94,7 +94,7 @@ class Decided:
         weight: How many elements it stands for, shape (S,).
         image: Position of its image among those judged, shape (S,).
         prior: Its groups.
-        kind: See :func:`values_of`.
+        kind: ``'accuracy'`` or ``'IoU'``, see :meth:`values`.
     """
 
     label: np.ndarray
@@ -105,40 +105,57 @@ class Decided:
     kind: str
 
     def values(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """The values of draws of the images, see :class:`Judged`."""
-        found = [values_of(self, own[self.image]) for own in times]
-        return {key: np.array([values[key] for values in found]) for key in found[0]}
+        """The values of draws of the images, see :class:`Judged`.
+
+        Of the kind ``'accuracy'``, ``top1`` is that of all samples and ``mean`` that of the
+        classes, each counting the same; of ``'IoU'``, ``mIoU`` is that of the classes.
+        """
+        number = len(self.prior)
+        right, true, predicted = self._counted(times)
+        is_accuracy = self.kind == 'accuracy'
+        with np.errstate(invalid='ignore', divide='ignore'):  # 0 / 0
+            whole = true if is_accuracy else true + predicted - right
+            shares = 100 * np.where(true > 0, right / whole, np.nan)[:, :number]
+            top1 = 100 * right.sum(axis=1) / true.sum(axis=1)
+        groups = {'mean': range(number), **partition(self.prior.groups)}
+        means = means_of_groups(shares, groups)
+        mean = means.pop('mean')
+        return {**({'top1': top1, 'mean': mean} if is_accuracy else {'mIoU': mean}), **means}
+
+    def _counted(self, times: np.ndarray) -> Iterator[np.ndarray]:
+        """What of each class is right, is it, and is decided for it, in each draw, (R, C) each."""
+        label, predicted = self.label.astype(np.int64), self.predicted
+        side = max(len(self.prior), *(int(own.max(initial=0)) + 1 for own in (label, predicted)))
+        is_right = label == predicted
+        for key, own in ((label, is_right), (label, slice(None)), (predicted, slice(None))):
+            # By class and image first: a draw is a sum over images.
+            place = torch.from_numpy(np.stack([key[own], self.image[own]]))
+            weight = torch.from_numpy(self.weight[own]).double()
+            size = side, times.shape[1]
+            counts = torch.sparse_coo_tensor(place, weight, size, check_invariants=False)
+            yield torch.sparse.mm(counts, torch.from_numpy(times.T).double()).T.numpy()
 
 
-def values_of(decided: Decided, times: np.ndarray) -> dict[str, float]:
-    """The mean of each group and over all, in per cent; NaN where no class of a group occurs.
-
-    Of the kind ``'accuracy'``, ``top1`` is that of all samples and ``mean`` that of the classes,
-    each counting the same; of ``'IoU'``, ``mIoU`` is that of the classes.
+def means_of_groups(
+    values: np.ndarray, groups: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """The mean over each group's classes of values (R, C), each (R,); of those that are not NaN.
 
     Args:
-        decided: What was decided.
-        times: How often each sample counts, shape (S,).
+        values: Of each class, in each of R draws.
+        groups: Class indices by name.
     """
-    number = len(decided.prior)
-    side = max(
-        number, int(decided.predicted.max(initial=0)) + 1, int(decided.label.max(initial=0)) + 1
-    )
-    pairs = decided.label.astype(np.int64) * side + decided.predicted
-    confusion = np.bincount(pairs, decided.weight * times, side * side).reshape(side, side)
-    right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    is_accuracy = decided.kind == 'accuracy'
-    with np.errstate(invalid='ignore'):  # 0 / 0
-        whole = true if is_accuracy else true + predicted - right
-        shares = 100 * np.where(true > 0, right / whole, np.nan)[:number]
-        top1 = 100 * right.sum() / true.sum()
-    means = group_means(shares, {'mean': range(number), **partition(decided.prior.groups)})
-    mean = means.pop('mean')
-    return {**({'top1': top1, 'mean': mean} if is_accuracy else {'mIoU': mean}), **means}
+    means = {}
+    for name, members in groups.items():
+        own = values[:, list(members)]
+        known = ~np.isnan(own)
+        with np.errstate(invalid='ignore'):  # 0 / 0
+            means[name] = np.where(known, own, 0).sum(axis=1) / known.sum(axis=1)
+    return means
 
 
 def metric_names(prior: ClassPrior, kind: str) -> list[str]:
-    """What :func:`values_of` has values of."""
+    """What :class:`Decided` has values of."""
     return [*OVERALL[kind], *partition(prior.groups)]
 
 

@@ -34,6 +34,7 @@ class Problem:
         weight_decay: Of what is learned.
         seed: Of what starts at random.
         progress: Called after each evaluation of a loss with its number and the loss.
+        start: Where a fit begins, of what it is fitted to alike. Default: None, untouched.
         fits: What the fits of the last method came to.
     """
 
@@ -48,6 +49,7 @@ class Problem:
     weight_decay: float = 0.0
     seed: int = 0
     progress: Optional[Callable[[int, float], None]] = None
+    start: Optional[nn.Module] = None
     fits: list[Fit] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -131,6 +133,8 @@ class Problem:
             element_losses: Default: None, that of DisAlign's loss.
             weight_decay: Default: None, the problem's.
         """
+        if type(self.start) is type(scores):
+            scores.load_state_dict(self.start.state_dict())
         total = normalizer_of(
             self.loss.normalizer,
             self.samples,
