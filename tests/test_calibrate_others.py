@@ -85,7 +85,7 @@ model = dict(
         feat_channels=16, stacked_convs=1,
         anchor_generator=dict(
             type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1, ratios=[1.0],
-            strides=[4, 8, 16, 32])),
+            strides=[4, 8, 16])),
     train_cfg=dict(
         assigner=dict(
             type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0,

@@ -14,4 +14,4 @@ def test_the_demo_raises_the_tail_and_not_at_the_cost_of_miou(repo: Path, tmp_pa
     assert after['mAcc'] > before['mAcc'] + 3
     assert after['mIoU'] >= before['mIoU']
     demo = tmp_path / 'segmentation'
-    assert_only_the_calibration_changed(demo, 'stage1/iter_600.pth', 'stage2/iter_150.pth')
+    assert_only_the_calibration_changed(demo, 'stage1/iter_400.pth', 'stage2/iter_150.pth')
