@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import time
-from io import FileIO, TextIOWrapper
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -21,6 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, Registry, init_default_scope
 from PIL import Image
 
+from mmdisalign.cli import be_script
 from mmdisalign.data.scenes import SceneSpec, render_scene, write_ade20k
 
 # What a tool imports before it does anything. Nothing of ours: each run of a tool imports that.
@@ -86,29 +85,13 @@ def _started(command: list[str], project: Path, env: dict[str, str], log: str) -
 
 def _forked(command: list[str], project: Path, env: dict[str, str], log: str) -> int:
     """Run a script in a fork of a process that has imported what scripts spend seconds on."""
-    process = SERVER.Process(target=_run_script, args=(command[1:], str(project), env, log))
+    process = SERVER.Process(target=be_script, args=(command[1:], str(project), env, log))
     process.start()
     process.join(300)
     if process.exitcode is None:
         process.kill()
         raise TimeoutError(f'{" ".join(command)} took more than 300 s')
     return process.exitcode
-
-
-def _run_script(command: list[str], project: str, env: dict[str, str], log: str) -> None:
-    """In the fork: be as a process that was started with this script."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(output, stream)
-    files = (FileIO(stream, 'w', closefd=False) for stream in (1, 2))
-    sys.stdout, sys.stderr = (TextIOWrapper(file, line_buffering=True) for file in files)
-    os.chdir(project)
-    os.environ.clear()
-    os.environ.update(env)
-    sys.argv = command
-    paths = [str(Path(command[0]).parent), *filter(None, env['PYTHONPATH'].split(os.pathsep))]
-    sys.path[:0] = paths
-    runpy.run_path(command[0], run_name='__main__')
 
 
 def kill_after_first_checkpoint(repo: Path, project: Path, work_dir: str, *command: object) -> None:
