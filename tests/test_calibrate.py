@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,9 @@ def test_killed_while_collecting_it_ends_with_the_same_checkpoint(
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     saving = [start[0], 'saving.py', *start[1:]]
-    kill_when(repo, project, 'killed.samples/*/state.json', *saving)
-    (saved,) = project.glob('killed.samples/*/state.json')
+    states = partial(project.glob, 'killed.samples/*/state.json')
+    kill_when(repo, project, lambda: list(states()), *saving)
+    (saved,) = states()
     done = json.loads(saved.read_text())['done']
     assert 0 < done < PASSES * 132 / 4
     assert not (project / 'killed.pth').exists() and not (project / 'killed.py').exists()
