@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import once  # noqa: F401
 import pytest
 from mmengine.registry import DefaultScope
 

@@ -26,7 +26,7 @@ from mmdisalign.data.scenes import SceneSpec, render_scene, write_ade20k
 
 # What a tool imports before it does anything. Nothing of ours: each run of a tool imports that.
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['mmseg.apis', 'mmdet.apis', 'mmpretrain.apis'])
+SERVER.set_forkserver_preload(['mmseg.apis', 'mmdet.apis', 'mmpretrain.apis', 'tests.once'])
 STAGE_1 = """
 _base_ = __import__('mmdisalign').config_path('demo/fcn_r18_scenes-96x96.py')
 train_dataloader = dict(
