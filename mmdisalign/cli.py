@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dis
+import gc
 import os
 import runpy
 import sys
@@ -93,6 +94,7 @@ def be_script(command: list[str], folder: str, env: Mapping[str, str], log: str)
         env: Its environment.
         log: File to whose end goes its output.
     """
+    gc.freeze()  # what was imported stays; mmengine collects garbage for each data set
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)

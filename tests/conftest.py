@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections import OrderedDict
@@ -25,6 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if 'PYTEST_XDIST_WORKER' in os.environ:
         rank = {f'test_{name}.py': place for place, name in enumerate(LONG)}
         items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays; mmengine collects garbage for each data set that it makes."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
