@@ -18,7 +18,25 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 # Files that take long, the longest first; each is one process's.
-LONG = ('demo', 'demo_instances', 'calibrate', 'tools', 'detector_tools', 'families', 'cls_tools')
+LONG = (
+    'demo_instances',
+    'demo',
+    'calibrate',
+    'tools',
+    'cls_tools',
+    'families',
+    'new_style',
+    'detector_tools',
+    'calibrate_methods',
+    'coverage',
+    'one_pass',
+    'calibrate_others',
+    'lvis_metric',
+    'report',
+    'predictions',
+    'gpu',
+    'panoptic',
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
