@@ -1,4 +1,4 @@
-"""train.py, test.py and the launchers on a detector, in a project outside the checkout."""
+"""train.py and test.py on a detector, in two processes, too, on a project outside the checkout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from project import kill_after_first_checkpoint, run
+from project import kill_after_first_checkpoint, run, run_in_two
 
 from mmdisalign.data.scenes import SceneSpec, write_lvis
 from mmdisalign.onepass import method_names
@@ -50,13 +50,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def train_in_two(repo: Path, project: Path, *arguments: object) -> str:
+    return run_in_two(repo, project, *in_two(repo, *arguments))
+
+
+def in_two(repo: Path, *arguments: object) -> list[object]:
+    return [sys.executable, repo / 'tools/train.py', '--launcher', 'pytorch', *arguments]
+
+
 @pytest.fixture(scope='module')
 def trained(repo: Path, project: Path) -> str:
     """Work directory of a run of two processes that was killed and resumed."""
-    command = ['bash', repo / 'tools/dist_train.sh', 'stage2.py', 2]
-    kill_after_first_checkpoint(repo, project, 'two', *command)
+    kill_after_first_checkpoint(repo, project, 'two', *in_two(repo, 'stage2.py'), ranks=2)
     assert not (project / f'two/iter_{MAX_ITERS}.pth').exists()
-    output = run(repo, project, *command, '--work-dir', 'two', '--resume')
+    output = train_in_two(repo, project, 'stage2.py', '--work-dir', 'two', '--resume')
     assert 'resumed epoch' in output
     return 'two'
 
@@ -122,13 +129,13 @@ def test_two_processes_train_and_resume_the_facade_benchmark(
     repo: Path, project: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('PYTHONPATH', str(shared / 'bench'))
-    launch = ['bash', repo / 'tools/dist_train.sh', repo / 'benchmarks/disalign_facade.py', 2]
-    options = ['--work-dir', 'facade', '--resume', '--cfg-options']
-    # Few proposals of small images: what is tested is the launching, not the result.
+    command = [repo / 'benchmarks/disalign_facade.py', '--work-dir', 'facade', '--resume']
+    options = ['--cfg-options']
+    # Few proposals of an image: what is tested is that it runs, not the result.
     options += ['train_dataloader.batch_size=1', 'default_hooks.checkpoint.interval=1']
     options += ['model.train_cfg.rcnn.sampler.num=64', 'train_cfg.val_begin=1000000']
-    run(repo, project, *launch, *options, 'train_cfg.max_iters=2')
-    output = run(repo, project, *launch, *options, 'train_cfg.max_iters=3')
+    train_in_two(repo, project, *command, *options, 'train_cfg.max_iters=2')
+    output = train_in_two(repo, project, *command, *options, 'train_cfg.max_iters=3')
     assert 'resumed epoch' in output
     assert (project / 'facade/iter_3.pth').exists()
 
