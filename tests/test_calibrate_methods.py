@@ -23,7 +23,7 @@ import mmdisalign
 from mmdisalign.analysis.figures import pareto_front
 from mmdisalign.calibration import ClassPrior, logit_adjustment
 from mmdisalign.onepass import method_names
-from mmdisalign.onepass.judging import Judged, interval_of_difference, values_of
+from mmdisalign.onepass.judging import Decided, draws_of, intervals_of_difference, once
 
 
 def calibrate(repo: Path, project: Path, *options: object, fails: bool = False) -> str:
@@ -167,18 +167,19 @@ def test_what_is_better_in_one_value_and_as_good_in_the_other_is_the_front() -> 
 
 def test_values_and_their_interval_by_hand() -> None:
     prior = ClassPrior.build([8, 4, 1])
-    label = np.array([0, 0, 1, 2])
-    before, after = (
-        Judged(label, np.array(predicted), np.array([2.0, 1, 1, 1]), np.arange(4))
-        for predicted in ([0, 0, 0, 0], [0, 0, 1, 0])
-    )
-    accuracy = values_of(before, prior, 'accuracy')
+    label, weight = np.array([0, 0, 1, 2]), np.array([2.0, 1, 1, 1])
+
+    def decided(predicted: list[int], kind: str = 'accuracy') -> Decided:
+        return Decided(label, np.array(predicted), weight, np.arange(4), prior, kind)
+
+    before, after = decided([0, 0, 0, 0]), decided([0, 0, 1, 0])
+    accuracy = once(before, 4)
     assert accuracy['top1'] == pytest.approx(60) and accuracy['mean'] == pytest.approx(100 / 3)
-    assert values_of(after, prior, 'accuracy')['mean'] == pytest.approx(200 / 3)
+    assert once(after, 4)['mean'] == pytest.approx(200 / 3)
     # Class 0: 3 right of 3 true and 5 predicted ones.
-    assert values_of(before, prior, 'IoU')['mIoU'] == pytest.approx(100 * 3 / 5 / 3)
-    same = interval_of_difference(before, before, prior, 'accuracy', 0)
-    assert same['top1'] == (0, 0)
-    low, high = interval_of_difference(before, after, prior, 'accuracy', 0)['top1']
+    assert once(decided([0, 0, 0, 0], 'IoU'), 4)['mIoU'] == pytest.approx(100 * 3 / 5 / 3)
+    first, second = (own.values(draws_of(4, seed=0)) for own in (before, after))
+    assert intervals_of_difference(first, first)['top1'] == (0, 0)
+    low, high = intervals_of_difference(first, second)['top1']
     # The third image is in a draw 0 to 4 times; it alone gains.
     assert low == 0 and 0 < high <= 100

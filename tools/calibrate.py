@@ -80,7 +80,9 @@ def parse_args() -> argparse.Namespace:
         help='what is fitted to: training images, the validation images that choose, both, or the '
         'best of these; default: train',
     )
-    parser.add_argument('--metric', help='what decides on validation images; default: top1, mIoU')
+    parser.add_argument(
+        '--metric', help='what decides on validation images; default: top1, mIoU, AP (of boxes)'
+    )
     parser.add_argument(
         '--fold',
         action='store_true',

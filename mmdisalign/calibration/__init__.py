@@ -7,6 +7,7 @@ from .layer import (
     CalibratedLayerMixin,
     ScoreLayout,
     calibrate_layer,
+    calibrated_outputs,
     hold_calibration,
     makes_new,
 )
@@ -34,6 +35,7 @@ __all__ = [
     'ZeroCount',
     'calibrate_layer',
     'calibrated_kappa',
+    'calibrated_outputs',
     'convert_released_keys',
     'filled_counts',
     'generalized_reweight',

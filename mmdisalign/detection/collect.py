@@ -19,6 +19,9 @@ from ..onepass.sample_cache import Layout, fair_capacities
 from .any_detector import CalibratedDetectorMixin
 from .collect_layers import LayerCollector
 from .losses import GRWCrossEntropyLoss
+from .validation import Validation
+
+__all__ = ['RoICollector', 'SampleCollector', 'Validation']
 
 
 class RoICollector:

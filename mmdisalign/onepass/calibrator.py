@@ -40,8 +40,8 @@ from ..files import new_folders
 from .choosing import BEST, Choice, Chosen, fitted, needs_choice
 from .collect import FullCollector, SeededDataset
 from .comparison import table_of
-from .fitting import Samples
 from .folding import check_foldable, folded_state
+from .judging import Judge
 from .methods import method_named
 from .one_pass import (
     SCORES,
@@ -111,6 +111,7 @@ class Calibrator:
         self._check_method()
         if not self.is_calibrated:  # what cannot be is refused before data are counted
             import_module(f'mmdisalign.{self.plugin}').calibrated_model(self.cfg.model)
+        self.validation: Optional[Validation] = None
         self.zero_count = options.zero_count or self.cfg.model.get('zero_count')
         self.passing = ImagePass(
             cfg=self.cfg,
@@ -198,7 +199,7 @@ class Calibrator:
         self._check_prior(dataset.metainfo.get('classes'))
         self.written.check_config(self.cfg, self._changes(0.0))
         kind = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector
-        validation = self._validation(dataset)
+        validation = self.validation = self._validation(dataset)
         theirs = self._fit_on_validation(validation)
         model = build_stage2(self._model(), options.checkpoint, options.seed, kind)
         collector = kind(model)
@@ -213,17 +214,17 @@ class Calibrator:
         if theirs is not None:
             per_class, passes = options.images_per_class, options.passes
             others = theirs.collect(collector, self.prior, per_class, passes)
-        judged = self._judged(validation, kind, model)
+        judge = self._judge(validation, kind, model)
         collected = time.monotonic()
         print(f'Collected in {collected - start:.0f} s.')
         model.cpu()
         decay = released_weight_decay(config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py'))
         make = partial(OnePass, collector, zero_count=self.zero_count, weight_decay=decay)
         one_passes = one_passes_of(make, options.fit_on, training, others, self.prior)
-        if judged is None:
+        if judge is None:
             chosen = self._unjudged(one_passes['train'], model)
         else:
-            chosen = self._chosen(one_passes, model, judged, validation.choosing)
+            chosen = self._chosen(one_passes, model, judge, validation.choosing)
         print(f'Fitted in {time.monotonic() - collected:.0f} s.')
         self._write(model, chosen, dataset.metainfo)
         table = table_of(chosen.rows, chosen.metric) if chosen.rows else ''
@@ -245,12 +246,15 @@ class Calibrator:
         """The validation images, if they are to choose, and can."""
         if not self._asks_validation():
             return None
-        self._choice().check()
+        module = import_module(f'mmdisalign.{self.plugin}.collect')
+        kind, split = getattr(module, 'Validation', Validation), self.options.split_val
         try:
-            return Validation(self.cfg, self.prior, training, self.passing, self.options.split_val)
+            validation = kind(self.cfg, self.prior, training, self.passing, split)
         except ValueError as error:
             self._without_validation(error)
             return None
+        self._choice().check(validation.names)
+        return validation
 
     def _fit_on_validation(self, validation: Optional[Validation]) -> Optional[FitOnValidation]:
         """The validation images that are fitted to, if there are to be some."""
@@ -287,14 +291,14 @@ class Calibrator:
             ) from error
         print(f'Validation images cannot choose: {error}. So ρ is chosen by training images.')
 
-    def _judged(
+    def _judge(
         self, validation: Optional[Validation], kind: type, model: torch.nn.Module
-    ) -> Optional[Samples]:
-        """Samples of the validation images."""
+    ) -> Optional[Judge]:
+        """What judges by the validation images."""
         if validation is None:
             return None
         try:
-            return validation.samples(kind, model)
+            return validation.judge(kind, model)
         except ValueError as error:
             self._without_validation(error)
             return None
@@ -303,16 +307,14 @@ class Calibrator:
         if self.passing.keep:
             return
         for other in others:
-            if other is not None and other.passing.cache is not None:
-                other.passing.cache.remove()
+            if other is not None:
+                other.remove()
         self.passing.cache.remove()
 
     def _choice(self) -> Choice:
         options = self.options
         return Choice(
             method=options.method,
-            plugin=self.plugin,
-            prior=self.prior,
             metric=options.metric,
             seed=options.seed,
             report=self.written.methods,
@@ -324,14 +326,14 @@ class Calibrator:
         self,
         one_passes: Mapping[str, OnePass],
         model: torch.nn.Module,
-        judged: Samples,
+        judge: Judge,
         choosing: Optional[np.ndarray],
     ) -> Chosen:
         """What did best on validation images; DisAlign's calibrations are those of the model."""
         value = self.options.value
         if self.options.method == 'disalign':
             value = self._given(next(iter(one_passes.values())))
-        chosen = self._choice()(one_passes, model, judged, choosing, value)
+        chosen = self._choice()(one_passes, model, judge, choosing, value)
         if chosen.method == 'disalign':
             for name, calibration in calibrations_of(model).items():
                 calibration.load_state_dict(chosen.scores[name].state_dict())
@@ -354,6 +356,8 @@ class Calibrator:
         # What was foreseen would come again, but for a disk that is full.
         comes_again = is_foreseen(error) and not isinstance(error, OSError)
         comes_again &= not self.passing.keep
+        if comes_again and self.validation is not None:
+            self.validation.remove()
         if comes_again or not cache.has_progress:
             cache.remove()
             return

@@ -11,16 +11,13 @@ from typing import Optional
 import numpy as np
 from torch import nn
 
-from ..analysis import partition
 from ..analysis.methods import methods_page
-from ..calibration import ClassPrior
 from ..files import written_whole
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
-from .fitting import Samples
 from .folding import check_foldable
-from .judging import OVERALL, metric_names
+from .judging import Judge
 from .methods import method_named, method_names
-from .one_pass import SCORES, OnePass
+from .one_pass import OnePass
 
 BEST = 'best'
 
@@ -79,9 +76,7 @@ class Choice:
 
     Attributes:
         method: The one whose number is chosen, or ``'best'`` of all.
-        plugin: Such as ``'segmentation'``.
-        prior: Of the training data.
-        metric: What decides. Default: None, that of the library.
+        metric: What decides. Default: None, the first of the judge's names.
         seed: Of what starts at random, and is left out.
         report: JSON file that gets the table.
         page: HTML file that gets it with a picture.
@@ -89,17 +84,14 @@ class Choice:
     """
 
     method: str
-    plugin: str
-    prior: ClassPrior
     metric: Optional[str]
     seed: int
     report: Path
     page: Path
     folding: bool = False
 
-    def check(self) -> None:
-        """Raise ValueError if there is no such metric."""
-        names = metric_names(self.prior, SCORES[self.plugin])
+    def check(self, names: Sequence[str]) -> None:
+        """Raise ValueError if the metric is none of these."""
         if self.metric not in (None, *names):
             raise ValueError(f'--metric {self.metric} is none of {", ".join(names)}')
 
@@ -107,7 +99,7 @@ class Choice:
         self,
         sources: Mapping[str, OnePass],
         model: nn.Module,
-        judged: Samples,
+        judge: Judge,
         choosing: Optional[np.ndarray],
         value: Optional[float],
     ) -> Chosen:
@@ -116,20 +108,18 @@ class Choice:
         Args:
             sources: What is fitted to, by its name, see :data:`FIT_ON`.
             model: With one calibration, untouched.
-            judged: Samples of the validation images.
+            judge: Has the validation images.
             choosing: Numbers of those that choose; the others report. None: all do both.
             value: Of the method's one number. None: it is chosen.
 
         Raises:
             ValueError: If no method has a meaning here.
         """
-        kind = SCORES[self.plugin]
-        metric = self.metric or OVERALL[kind]
+        metric = self.metric or judge.names[0]
         ((name, _),) = next(iter(sources.values())).samples.items()
         comparison = Comparison(
             {source: own.problem(model, name, self.seed) for source, own in sources.items()},
-            judged,
-            kind=kind,
+            judge,
             metric=metric,
             choosing=choosing,
             seed=self.seed,
@@ -143,7 +133,7 @@ class Choice:
                 continue
             values = None if value is None else [value]
             rows += [comparison.row(method, values, source) for source in sources]
-        self._tell(rows, metric, comparison.num_images, choosing is None)
+        self._tell(rows, judge.names, comparison)
         usable = [row for row in rows[1:] if row.refused is None]
         usable = [row for row in usable if row.folds or not self.folding]
         if not usable:
@@ -152,19 +142,20 @@ class Choice:
         scores = {name: comparison.fitted[best.method, best.fit_on]}
         return Chosen(best.method, best.value, scores, rows, metric, best.fit_on)
 
-    def _tell(self, rows: Sequence[Row], metric: str, images: tuple[int, int], same: bool) -> None:
-        chosen, reported = images
+    def _tell(self, rows: Sequence[Row], names: Sequence[str], comparison: Comparison) -> None:
+        metric, overall, tail = comparison.metric, names[0], names[-1]
+        chosen, reported = images = len(comparison.choosing), len(comparison.reporting)
+        same = comparison.reporting is comparison.choosing
         print(
             f'Numbers are chosen by the {metric} of {chosen:,} validation images, and the table is '
             + ('of the same, so it flatters:' if same else f'of {reported:,} others:')
         )
         print(table_of(rows, metric))
-        tail = list(partition(self.prior.groups))[-1]
         verdict = verdict_of(best_of(rows), metric, tail)
         print(verdict)
         content = {
             'metric': metric,
-            'overall': OVERALL[SCORES[self.plugin]],
+            'overall': overall,
             'tail': tail,
             'images': images,
             'methods': as_json(rows),

@@ -165,7 +165,7 @@ def collect(
     saved = time.monotonic()
     with progress_bar() as bar, torch.no_grad():
         task = bar.add_task('Collecting', total=len(choice), completed=starts.start)
-        for start, data in zip(starts, _loaded(loader)):
+        for start, data in zip(starts, loaded(loader)):
             batch = slice(start, start + batch_size)
             rng = np.random.default_rng([dataset.seed, cache.done])
             seed_everything(dataset.seed, cache.done)
@@ -178,7 +178,7 @@ def collect(
                     cache.reservoirs[name].offer(samples, rng)
                     cache.elements[name] += sum(weight[i] * n for i, n in elements.items())
             except FloatingPointError as error:
-                raise FloatingPointError(f'{error} ({", ".join(_paths(data))})') from None
+                raise FloatingPointError(f'{error} ({", ".join(paths_of(data))})') from None
             cache.done += 1
             bar.update(task, completed=min(batch.stop, len(choice)))
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
@@ -187,7 +187,7 @@ def collect(
     cache.save()
 
 
-def _loaded(loader: DataLoader) -> Iterator[Any]:
+def loaded(loader: DataLoader) -> Iterator[Any]:
     """The batches of a loader; a worker's error is said in a line."""
     batches = iter(loader)
     while True:
@@ -203,6 +203,7 @@ def _loaded(loader: DataLoader) -> Iterator[Any]:
         yield data
 
 
-def _paths(data: Any) -> list[str]:
+def paths_of(data: Any) -> list[str]:
+    """The files of the images of a batch."""
     samples = data['data_samples'] if isinstance(data, Mapping) else data
     return [str(getattr(sample, 'img_path', None) or '') for sample in samples]

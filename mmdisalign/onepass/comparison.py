@@ -11,8 +11,7 @@ import numpy as np
 from torch import nn
 
 from ..analysis import markdown_table
-from .fitting import Samples
-from .judging import Judged, interval_of_difference, judge, values_of
+from .judging import Judge, draws_of, intervals_of_difference, once
 from .methods import Problem, method_named
 
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
@@ -45,7 +44,7 @@ class Row:
         method: Its name; None of the classifier as it was.
         fit_on: The source of what it was fitted to, see :data:`FIT_ON`.
         value: Of its one number, the best on the images that choose.
-        values: Means in per cent, see :func:`values_of`.
+        values: Means in per cent, by name, see :class:`Judge`.
         gains: The 95 % interval of what each gained.
         chosen_by: What decided, on the images that choose.
         seconds: What its fits took.
@@ -72,46 +71,52 @@ class Comparison:
 
     Args:
         problems: What is fitted to, by its source.
-        judged: Samples of the images that judge.
-        kind: ``'accuracy'`` or ``'IoU'``, see :func:`values_of`.
-        metric: What decides, a key of :func:`values_of`.
+        judge: Has the images that judge.
+        metric: What decides, one of the judge's names.
         choosing: Numbers of the images that choose; the others report. None: all do both.
-        seed: Of what is left out of a fit that is only tried, and of halves.
+        seed: Of what is left out of a fit that is only tried, of halves, and of draws of images.
 
     Attributes:
         fitted: What each method made, by its name and source.
+        choosing: Numbers of the images that choose.
+        reporting: And of those that report.
+
+    Raises:
+        ValueError: If there are none of either, or what decides is not known of those that choose.
     """
 
     def __init__(
         self,
         problems: Mapping[str, Problem],
-        judged: Samples,
+        judge: Judge,
         *,
-        kind: str,
         metric: str,
         choosing: Optional[np.ndarray] = None,
         seed: int = 0,
     ) -> None:
-        self.problems, self.judged = problems, judged
-        self.kind, self.metric, self.seed = kind, metric, seed
-        chooses = np.isin(judged.image, judged.image if choosing is None else choosing)
-        self.choosing = np.flatnonzero(chooses)
-        self.reporting = self.choosing if choosing is None else np.flatnonzero(~chooses)
-        self.num_images = tuple(
-            len(np.unique(judged.image[own])) for own in (self.choosing, self.reporting)
-        )
+        self.problems, self.judge = problems, judge
+        self.metric, self.seed = metric, seed
+        chooses = np.isin(judge.images, judge.images if choosing is None else choosing)
+        self.choosing = judge.images[chooses]
+        self.reporting = self.choosing if choosing is None else judge.images[~chooses]
+        if not len(self.choosing) or not len(self.reporting):
+            raise ValueError(f'{len(judge.images)} validation images cannot choose and report')
         self.fitted: dict[tuple[str, str], nn.Module] = {}
-        self._before = judge(None, judged, self.reporting)
         # What is chosen from was judged alike: where some is cross-fitted, all by both halves.
         self._folds = [self.choosing]
         if set(problems) != {'train'}:
-            first = np.isin(judged.image, choosing_images(judged.image[self.choosing], seed))
-            self._folds = [self.choosing[own[self.choosing]] for own in (first, ~first)]
+            first = np.isin(self.choosing, choosing_images(self.choosing, seed))
+            self._folds = [self.choosing[first], self.choosing[~first]]
+        self._first = self._by_folds([None] * len(self._folds))
+        if np.isnan(self._first):
+            raise ValueError(f'no class of {metric} is in the images that choose')
+        self._before = judge(None, self.reporting)
+        self._draws = draws_of(len(self.reporting), seed)
+        self._drawn_before = self._before.values(self._draws)
 
     def before(self) -> Row:
         """The classifier as it was."""
-        values = self._values(self._before)
-        return Row(None, values=values, chosen_by=self._by_folds([None] * len(self._folds)))
+        return Row(None, values=once(self._before, len(self.reporting)), chosen_by=self._first)
 
     def row(
         self, method: str, values: Optional[Sequence[float]] = None, fit_on: str = 'train'
@@ -132,15 +137,16 @@ class Comparison:
             scores = self.fitted[method, fit_on] = module.fit(problem, best)
         except ValueError as error:
             return Row(method, fit_on, refused=str(error))
-        after = judge(scores, self.judged, self.reporting)
+        seconds = time.monotonic() - start
+        after = self.judge(scores, self.reporting)
         return Row(
             method,
             fit_on,
             best if module.PARAMETER else None,
-            self._values(after),
-            interval_of_difference(self._before, after, problem.prior, self.kind, self.seed),
+            once(after, len(self.reporting)),
+            intervals_of_difference(self._drawn_before, after.values(self._draws)),
             found[best],
-            time.monotonic() - start,
+            seconds,
             hasattr(scores, 'folded'),
         )
 
@@ -149,7 +155,7 @@ class Comparison:
         if fit_on == 'train':
             return [_some(problem, problem.chosen, self.seed)] * len(self._folds)
         image = problem.samples.image[problem.chosen]
-        others = (~np.isin(image, self.judged.image[fold]) for fold in self._folds)
+        others = (~np.isin(image, fold) for fold in self._folds)
         return [_some(problem, problem.chosen[own], self.seed) for own in others]
 
     def _tried(self, module: Any, value: float, fewer: Sequence[Problem]) -> float:
@@ -162,12 +168,9 @@ class Comparison:
         )
 
     def _by_folds(self, scores: Sequence[Optional[nn.Module]]) -> float:
-        found = (judge(own, self.judged, fold) for own, fold in zip(scores, self._folds))
-        return float(np.mean([self._values(own)[self.metric] for own in found]))
-
-    def _values(self, judged: Judged) -> dict[str, float]:
-        (prior, *_) = (problem.prior for problem in self.problems.values())
-        return values_of(judged, prior, self.kind)
+        judged = (self.judge(own, fold) for own, fold in zip(scores, self._folds))
+        found = [once(own, len(fold)) for own, fold in zip(judged, self._folds)]
+        return float(np.mean([values[self.metric] for values in found]))
 
 
 def _some(problem: Problem, chosen: np.ndarray, seed: int) -> Problem:

@@ -1,10 +1,10 @@
-"""How well scores do on samples of labelled images, and how sure that is."""
+"""How well scores do on labelled images, and how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Protocol
 
 import numpy as np
 import torch
@@ -15,106 +15,158 @@ from ..calibration import ClassPrior
 from .fitting import Samples, calibrated_scores
 
 ROUNDS = 1000  # of the bootstrap
-OVERALL = {'accuracy': 'top1', 'IoU': 'mIoU'}
+OVERALL = {'accuracy': ['top1', 'mean'], 'IoU': ['mIoU']}
+
+
+class Judged(Protocol):
+    """What scores decide of I images."""
+
+    def values(self, times: np.ndarray) -> Mapping[str, np.ndarray]:
+        """The mean over all classes and over those of each group, in per cent, by name.
+
+        Args:
+            times: How often each image counts, in each of R draws, shape (R, I).
+
+        Returns:
+            Each of shape (R,), NaN where no class of a group occurs.
+        """
+
+
+class Judge(Protocol):
+    """Labelled images by which scores are judged.
+
+    Attributes:
+        names: Of the values: the first is the library's main one, the last is that of the tail.
+        images: Their numbers, ascending, shape (I,).
+    """
+
+    names: Sequence[str]
+    images: np.ndarray
+
+    def __call__(self, scores: Optional[nn.Module], images: np.ndarray) -> Judged:
+        """Judge on some of the images.
+
+        Args:
+            scores: What a method has fitted. None: the classifier's own scores.
+            images: Their numbers, ascending.
+        """
+
+
+class SampleJudge:
+    """Judges by samples of the images: what has the highest score is decided.
+
+    Args:
+        samples: Of the images.
+        prior: Its groups.
+        kind: ``'accuracy'`` or ``'IoU'``, see :func:`values_of`.
+    """
+
+    def __init__(self, samples: Samples, prior: ClassPrior, kind: str) -> None:
+        self.samples, self.prior, self.kind = samples, prior, kind
+        self.names = metric_names(prior, kind)
+        self.images = np.unique(samples.image)
+
+    @torch.no_grad()
+    def __call__(self, scores: Optional[nn.Module], images: np.ndarray) -> Decided:
+        """Judge on some of the images, see :class:`Judge`."""
+        predicted, samples = [], self.samples
+        chosen = np.flatnonzero(np.isin(samples.image, images))
+        for chunk in samples.chunks(chosen):
+            own = scores or _Same(chunk.logits.shape[2])
+            made = calibrated_scores(own, chunk.features, chunk.logits, chunk.taps)
+            predicted.append(made.argmax(dim=1).numpy())
+        label, weight, image = (
+            np.asarray(values)[chosen] for values in (samples.label, samples.weight, samples.image)
+        )
+        place = np.searchsorted(images, image)
+        return Decided(label, np.concatenate(predicted), weight, place, self.prior, self.kind)
 
 
 @dataclass(frozen=True)
-class Judged:
+class Decided:
     """What scores decide of samples.
 
     Attributes:
         label: Of each sample, shape (S,).
         predicted: Shape (S,).
         weight: How many elements it stands for, shape (S,).
-        image: Which image it is of, shape (S,).
+        image: Position of its image among those judged, shape (S,).
+        prior: Its groups.
+        kind: See :func:`values_of`.
     """
 
     label: np.ndarray
     predicted: np.ndarray
     weight: np.ndarray
     image: np.ndarray
+    prior: ClassPrior
+    kind: str
+
+    def values(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """The values of draws of the images, see :class:`Judged`."""
+        found = [values_of(self, own[self.image]) for own in times]
+        return {key: np.array([values[key] for values in found]) for key in found[0]}
 
 
-@torch.no_grad()
-def judge(scores: Optional[nn.Module], samples: Samples, chosen: np.ndarray) -> Judged:
-    """Decide by the highest score.
-
-    Args:
-        scores: What a method has fitted. None: the classifier's own scores.
-        samples: The samples.
-        chosen: Which of them, (n,).
-    """
-    predicted = []
-    for chunk in samples.chunks(chosen):
-        own = scores or _Same(chunk.logits.shape[2])
-        made = calibrated_scores(own, chunk.features, chunk.logits, chunk.taps)
-        predicted.append(made.argmax(dim=1).numpy())
-    weight, image = (np.asarray(values)[chosen] for values in (samples.weight, samples.image))
-    return Judged(np.asarray(samples.label)[chosen], np.concatenate(predicted), weight, image)
-
-
-def values_of(
-    judged: Judged, prior: ClassPrior, kind: str, times: Optional[np.ndarray] = None
-) -> dict[str, float]:
+def values_of(decided: Decided, times: np.ndarray) -> dict[str, float]:
     """The mean of each group and over all, in per cent; NaN where no class of a group occurs.
 
+    Of the kind ``'accuracy'``, ``top1`` is that of all samples and ``mean`` that of the classes,
+    each counting the same; of ``'IoU'``, ``mIoU`` is that of the classes.
+
     Args:
-        judged: What was decided.
-        prior: Its groups.
-        kind: ``'accuracy'``: ``top1``, that of all samples, and ``mean``, each class counting the
-            same; ``'IoU'``: ``mIoU``.
-        times: How often each sample counts, shape (S,). Default: None, once.
+        decided: What was decided.
+        times: How often each sample counts, shape (S,).
     """
-    number = len(prior)
+    number = len(decided.prior)
     side = max(
-        number, int(judged.predicted.max(initial=0)) + 1, int(judged.label.max(initial=0)) + 1
+        number, int(decided.predicted.max(initial=0)) + 1, int(decided.label.max(initial=0)) + 1
     )
-    weight = judged.weight if times is None else judged.weight * times
-    pairs = judged.label.astype(np.int64) * side + judged.predicted
-    confusion = np.bincount(pairs, weight, side * side).reshape(side, side)
+    pairs = decided.label.astype(np.int64) * side + decided.predicted
+    confusion = np.bincount(pairs, decided.weight * times, side * side).reshape(side, side)
     right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    is_accuracy = decided.kind == 'accuracy'
     with np.errstate(invalid='ignore'):  # 0 / 0
-        whole = true if kind == 'accuracy' else true + predicted - right
+        whole = true if is_accuracy else true + predicted - right
         shares = 100 * np.where(true > 0, right / whole, np.nan)[:number]
         top1 = 100 * right.sum() / true.sum()
-    groups = partition(prior.groups)
-    means = group_means(shares, {'mean': range(number), **groups})
+    means = group_means(shares, {'mean': range(number), **partition(decided.prior.groups)})
     mean = means.pop('mean')
-    overall = {'top1': top1, 'mean': mean} if kind == 'accuracy' else {'mIoU': mean}
-    return {**overall, **means}
+    return {**({'top1': top1, 'mean': mean} if is_accuracy else {'mIoU': mean}), **means}
 
 
 def metric_names(prior: ClassPrior, kind: str) -> list[str]:
     """What :func:`values_of` has values of."""
-    overall = ['top1', 'mean'] if kind == 'accuracy' else ['mIoU']
-    return [*overall, *partition(prior.groups)]
+    return [*OVERALL[kind], *partition(prior.groups)]
 
 
-def interval_of_difference(
-    before: Judged, after: Judged, prior: ClassPrior, kind: str, seed: int
-) -> Mapping[str, tuple[float, float]]:
-    """The 95 % bootstrap interval of what each value of :func:`values_of` gained.
+def once(judged: Judged, number: int) -> dict[str, float]:
+    """The values where each of so many images counts once."""
+    return {key: float(value) for key, (value,) in judged.values(np.ones((1, number), int)).items()}
+
+
+def draws_of(number: int, seed: int) -> np.ndarray:
+    """How often each of so many images is in each draw of a bootstrap, (:data:`ROUNDS`, I)."""
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(number, size=number) for _ in range(ROUNDS))
+    return np.stack([np.bincount(own, minlength=number) for own in drawn])
+
+
+def intervals_of_difference(
+    before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """The 95 % bootstrap interval of what each value gained.
 
     Images are drawn with replacement, the same for both; the interval has the 2.5th to the 97.5th
-    percentile of :data:`ROUNDS` draws (Efron 1979). Classes that a draw has not are left out of it.
+    percentile of the draws (Efron 1979). Classes that a draw has not are left out of it.
 
     Args:
-        before: What was decided before.
-        after: And after, of the same samples.
-        prior: Its groups.
-        kind: See :func:`values_of`.
-        seed: Of the draws.
+        before: The values of :func:`draws_of` before.
+        after: And after.
     """
-    images, place = np.unique(before.image, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    gains: dict[str, list[float]] = {}
-    for _ in range(ROUNDS):
-        times = np.bincount(rng.integers(len(images), size=len(images)), minlength=len(images))
-        own = times[place]
-        first, second = (values_of(judged, prior, kind, own) for judged in (before, after))
-        for key, value in second.items():
-            gains.setdefault(key, []).append(value - first[key])
-    return {key: tuple(np.nanpercentile(own, [2.5, 97.5])) for key, own in gains.items()}
+    return {
+        key: tuple(np.nanpercentile(own - before[key], [2.5, 97.5])) for key, own in after.items()
+    }
 
 
 class _Same(nn.Module):

@@ -104,7 +104,7 @@ class ImagePass:
                 f'there is no room for a sample of each class, which alone take {least / 1e6:.1f} '
                 'MB: raise --cache-size'
             )
-        identity = self._identity(choice, capacities, dataset.dataset)
+        identity = self.identity(choice, capacities, dataset.dataset)
         cache = SampleCache(self.cache_dir, identity, collector.layouts, capacities)
         self.cache = cache
         size = sum(collector.layouts[name].bytes * own.sum() for name, own in capacities.items())
@@ -117,14 +117,23 @@ class ImagePass:
         batch_size = self.loader.batch_size
         if cache.resumed:
             print(f'Going on after {min(cache.done * batch_size, len(choice)):,} images.')
-        if not self.keep:  # what other arguments left there
-            for other in set(self.cache_dir.glob('samples_*')) - {cache.folder}:
-                shutil.rmtree(other)
+        self.remove_others(cache.folder)
         workers = self.loader.get('num_workers', 0)
         collect(collector, cache, dataset, choice, batch_size=batch_size, num_workers=workers)
         return cache
 
-    def _identity(
+    def remove(self) -> None:
+        """Delete the samples, if there are any."""
+        if self.cache is not None:
+            self.cache.remove()
+
+    def remove_others(self, folder: Path) -> None:
+        """Delete what other arguments left beside a folder of samples, unless that is to stay."""
+        if not self.keep:
+            for other in set(self.cache_dir.glob('samples_*')) - {folder}:
+                shutil.rmtree(other)
+
+    def identity(
         self, choice: ImageChoice, capacities: Mapping[str, np.ndarray], dataset: BaseDataset
     ) -> dict[str, Any]:
         """What decides the samples; those of anything else are not gone on from."""

@@ -149,6 +149,24 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode='r+', shape=shape)
 
 
+def folder_of(folder: Union[str, Path], identity: Mapping[str, Any]) -> Path:
+    """A folder of their own for files that an identity decides: what else is in the user's stays.
+
+    Args:
+        folder: The user's.
+        identity: As JSON.
+    """
+    text = json.dumps(identity, sort_keys=True)
+    return Path(folder) / f'samples_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder of :func:`folder_of`, and the one that it is in unless that has others."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
+
+
 class SampleCache:
     """The reservoirs of a model's calibrations, and how far collecting has come.
 
@@ -171,10 +189,7 @@ class SampleCache:
         layouts: Mapping[str, Layout],
         capacities: Mapping[str, np.ndarray],
     ) -> None:
-        text = json.dumps(identity, sort_keys=True)
-        # A folder of its own: what else is in the user's stays.
-        self._parent = Path(folder)
-        self.folder = self._parent / f'samples_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
+        self.folder = folder_of(folder, identity)
         state = self._read_state() if self._is_whole(layouts, capacities) else None
         self.resumed = state is not None
         if not self.resumed:
@@ -222,9 +237,7 @@ class SampleCache:
 
     def remove(self) -> None:
         """Delete the files, and the folder that they are in unless it has others."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):
-            self._parent.rmdir()
+        remove_folder(self.folder)
 
     def _is_whole(
         self, layouts: Mapping[str, Layout], capacities: Mapping[str, np.ndarray]

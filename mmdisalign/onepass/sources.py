@@ -69,6 +69,10 @@ class FitOnValidation:
         cache = self.passing.collect(collector, seeded, choice, len(prior))
         return Collected(cache.samples(), cache.elements)
 
+    def remove(self) -> None:
+        """Delete the samples."""
+        self.passing.remove()
+
 
 def _as_in_training(cfg: Config) -> Config:
     """The validation data set with the pipeline of the training data set."""

@@ -1,7 +1,8 @@
-"""Samples of the validation images, by which methods and their numbers are chosen."""
+"""The validation images, by which methods and their numbers are chosen."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,9 @@ from ..calibration import ClassPrior
 from ..engine import check_data
 from .collect import Collector, SeededDataset
 from .comparison import choosing_images
-from .fitting import Samples
 from .image_choice import every_image, image_numbers
+from .judging import Judge, SampleJudge, metric_names
+from .one_pass import SCORES
 from .passing import ImagePass
 
 LABELS = {'segmentation': 'gt_sem_seg', 'classification': 'gt_label'}
@@ -47,10 +49,6 @@ class Validation:
         passing: ImagePass,
         split: bool,
     ) -> None:
-        if passing.plugin not in LABELS:
-            raise ValueError(
-                'a detector is judged by AP, which needs its boxes and not its samples alone'
-            )
         if cfg.get('val_dataloader') is None:
             raise ValueError('the config has no val_dataloader')
         check_data(cfg, 'val')
@@ -59,12 +57,17 @@ class Validation:
             loader.batch_size = 1
         self.dataset = DATASETS.build(cfg.val_dataloader.dataset)
         self.numbers = image_numbers(self.dataset, np.arange(len(self.dataset)))
-        self._check(training, LABELS[passing.plugin])
-        self.choosing = choosing_images(self.numbers, passing.seed) if split else None
         folder = passing.cache_dir / 'validation'
         self.passing = replace(passing, loader=loader, cache_dir=folder, cache=None)
+        self._check(training)
+        self.choosing = choosing_images(self.numbers, passing.seed) if split else None
 
-    def _check(self, training: BaseDataset, label: str) -> None:
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the judge's values, see :class:`Judge`."""
+        return metric_names(self.prior, SCORES[self.passing.plugin])
+
+    def _check(self, training: BaseDataset) -> None:
         if not len(self.dataset):
             raise ValueError('the validation data set of the config has no images')
         classes = self.dataset.metainfo.get('classes')
@@ -78,6 +81,10 @@ class Validation:
         # Of images without names, the numbers are but those of their order.
         if self._are_named() and own <= theirs:
             raise ValueError('the validation images are among those of training')
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        label = LABELS[self.passing.plugin]
         if label not in self.dataset[0]['data_samples']:
             raise ValueError(f'the validation images have no labels ({label})')
 
@@ -85,8 +92,8 @@ class Validation:
         tells = hasattr(self.dataset, 'get_data_info')
         return bool(tells and self.dataset.get_data_info(0).get('img_path'))
 
-    def samples(self, kind: type, model: nn.Module) -> Samples:
-        """Run the images through the network.
+    def judge(self, kind: type, model: nn.Module) -> Judge:
+        """Run the images through the network; what judges by what it made of them.
 
         Args:
             kind: Of the model's collector.
@@ -103,4 +110,8 @@ class Validation:
         seeded = SeededDataset(self.dataset, self.passing.seed)
         cache = self.passing.collect(collector, seeded, choice, len(self.prior))
         (reservoir,) = cache.reservoirs.values()
-        return reservoir.samples()
+        return SampleJudge(reservoir.samples(), self.prior, SCORES[self.passing.plugin])
+
+    def remove(self) -> None:
+        """Delete what is kept of the images."""
+        self.passing.remove()
