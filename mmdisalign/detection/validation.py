@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -126,47 +127,56 @@ class BoxJudge:
 
     Args:
         replayer: Of the model.
-        files: What is kept of each image, by its number, see :func:`image_numbers`.
+        files: What is kept of each image, by its number.
         metric: Of their annotations.
     """
 
     def __init__(
         self, replayer: Replayer, files: Mapping[int, Path], metric: LongTailLVISMetric
     ) -> None:
-        self.replayer, self.metric = replayer, metric
-        index = metric.ground_truth.image_index
-        found = sorted((index(_read(file).image), number) for number, file in files.items())
-        self.images, self.numbers = np.array(found).reshape(-1, 2).T
-        self._files = {image: files[number] for image, number in found}
-        self.groups = groups_of(metric)
-        self.names = list(self.groups)
+        self.replayer, self.files, self.metric = replayer, files, metric
+        self.images = np.array(sorted(files))
+        self.names = list(groups_of(metric))
 
     def __call__(self, scores: Optional[nn.Module], images: np.ndarray) -> JudgedBoxes:
         """Judge on some of the images, see :class:`Judge`."""
-        metric, truth = self.metric, self.metric.ground_truth
+        metric = self.metric
         metric.results.clear()
         for image in images.tolist():
-            made = _read(self._files[image])
+            made = torch.load(self.files[image], map_location='cpu', weights_only=False)
             predicted = self.replayer.predict(made, scores)
             metric.process(None, [{'img_id': made.image, 'pred_instances': predicted}])
-        detections = gather(metric.results, 'bbox', best_of_images(metric.results, 'bbox'))
-        matches = match_boxes(truth, detections, images, metric.categories.tolist())
-        return JudgedBoxes(list(matches), self.groups)
+        return JudgedBoxes.of(metric)
 
 
+@dataclass(frozen=True)
 class JudgedBoxes:
-    """The matches of each class on I images, see :class:`Judged`.
+    """Detections in I images, matched to annotations; see :class:`Judged`.
 
-    Args:
-        matches: Of each class.
+    Attributes:
+        matches: Of each class; the images are in the order of the annotation file.
+        order: Positions of those among the images that are judged, shape (I,).
         groups: Indices of the classes that each value is of, by name.
     """
 
-    def __init__(self, matches: Sequence[ClassMatches], groups: dict[str, Sequence[int]]) -> None:
-        self.matches, self.groups = matches, groups
+    matches: Sequence[ClassMatches]
+    order: np.ndarray
+    groups: Mapping[str, Sequence[int]]
+
+    @classmethod
+    def of(cls, metric: LongTailLVISMetric) -> JudgedBoxes:
+        """Of the images that a metric has processed."""
+        files = np.array([result['image'] for result in metric.results])
+        order = np.argsort(files)
+        results = [metric.results[place] for place in order]
+        detections = gather(results, 'bbox', best_of_images(results, 'bbox'))
+        classes = metric.categories.tolist()
+        matches = match_boxes(metric.ground_truth, detections, files[order], classes)
+        return cls(list(matches), order, groups_of(metric))
 
     def values(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """AP of draws of the images, see :class:`Judged`."""
+        times = times[:, self.order]
         ap = 100 * np.stack([own.ap(times) for own in self.matches], axis=1)
         return means_of_groups(ap, self.groups)
 
@@ -175,7 +185,3 @@ def groups_of(metric: LongTailLVISMetric) -> dict[str, Sequence[int]]:
     """Which classes each value is of, by name."""
     groups = {f'AP{name}': members for name, members in partition(metric.groups).items()}
     return {'AP': range(len(metric.classes)), **groups}
-
-
-def _read(file: Path) -> Replay:
-    return torch.load(file, map_location='cpu', weights_only=False)

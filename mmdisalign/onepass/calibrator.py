@@ -41,7 +41,7 @@ from .choosing import BEST, Choice, Chosen, fitted, needs_choice
 from .collect import FullCollector, SeededDataset
 from .comparison import table_of
 from .folding import check_foldable, folded_state
-from .judging import Judge, halves, numbers_of
+from .judging import Judge, halves
 from .methods import method_named
 from .one_pass import (
     SCORES,
@@ -215,8 +215,7 @@ class Calibrator:
         if theirs is not None:
             images = halves(judge.images, options.seed)[0] if options.split_val else judge.images
             per_class, passes = options.images_per_class, options.passes
-            numbers = numbers_of(judge, images)
-            others = theirs.collect(collector, self.prior, per_class, passes, numbers)
+            others = theirs.collect(collector, self.prior, per_class, passes, images)
         collected = time.monotonic()
         print(f'Collected in {collected - start:.0f} s.')
         model.cpu()

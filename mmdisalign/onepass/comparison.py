@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from ..analysis import markdown_table
-from .judging import Judge, draws_of, halves, intervals_of_difference, numbers_of, once
+from .judging import Judge, draws_of, halves, intervals_of_difference, once
 from .methods import Problem, method_named
 
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
@@ -133,7 +133,7 @@ class Comparison:
         if fit_on == 'train':
             return [_some(problem, problem.chosen, self.seed)] * len(self._folds)
         image = problem.samples.image[problem.chosen]
-        others = (~np.isin(image, numbers_of(self.judge, fold)) for fold in self._folds)
+        others = (~np.isin(image, fold) for fold in self._folds)
         return [_some(problem, problem.chosen[own], self.seed) for own in others]
 
     def _tried(self, module: Any, value: float, fewer: Sequence[Problem]) -> float:

@@ -37,13 +37,11 @@ class Judge(Protocol):
 
     Attributes:
         names: Of the values: the first is the library's main one, the last is that of the tail.
-        images: Their numbers, ascending, shape (I,).
-        numbers: What else they are called, see :func:`image_numbers`, shape (I,).
+        images: Their numbers, see :func:`image_numbers`, ascending, shape (I,).
     """
 
     names: Sequence[str]
     images: np.ndarray
-    numbers: np.ndarray
 
     def __call__(self, scores: Optional[nn.Module], images: np.ndarray) -> Judged:
         """Judge on some of the images.
@@ -66,7 +64,7 @@ class SampleJudge:
     def __init__(self, samples: Samples, prior: ClassPrior, kind: str) -> None:
         self.samples, self.prior, self.kind = samples, prior, kind
         self.names = metric_names(prior, kind)
-        self.images = self.numbers = np.unique(samples.image)
+        self.images = np.unique(samples.image)
 
     @torch.no_grad()
     def __call__(self, scores: Optional[nn.Module], images: np.ndarray) -> Decided:
@@ -177,11 +175,6 @@ def halves(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     order = np.random.default_rng(seed).permutation(images)
     first, last = np.split(order, [(len(images) + 1) // 2])
     return np.sort(first), np.sort(last)
-
-
-def numbers_of(judge: Judge, images: np.ndarray) -> np.ndarray:
-    """What some images of a judge are called else, see :class:`Judge`."""
-    return judge.numbers[np.isin(judge.images, images)]
 
 
 def once(judged: Judged, number: int) -> dict[str, float]:

@@ -122,6 +122,11 @@ class ImagePass:
         collect(collector, cache, dataset, choice, batch_size=batch_size, num_workers=workers)
         return cache
 
+    def remove(self) -> None:
+        """Delete the samples, if there are any."""
+        if self.cache is not None:
+            self.cache.remove()
+
     def remove_others(self, folder: Path) -> None:
         """Delete what other arguments left beside a folder of samples, unless that is to stay."""
         if not self.keep:

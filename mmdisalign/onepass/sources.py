@@ -76,8 +76,7 @@ class FitOnValidation:
 
     def remove(self) -> None:
         """Delete the samples."""
-        if self.passing.cache is not None:
-            self.passing.cache.remove()
+        self.passing.remove()
 
 
 def _as_in_training(cfg: Config) -> Config:

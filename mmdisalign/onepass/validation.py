@@ -107,5 +107,4 @@ class Validation:
 
     def remove(self) -> None:
         """Delete what is kept of the images."""
-        if self.passing.cache is not None:
-            self.passing.cache.remove()
+        self.passing.remove()
