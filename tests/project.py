@@ -77,6 +77,41 @@ def run(repo: Path, project: Path, *command: object, ok: bool = True) -> str:
     return output
 
 
+def run_together(
+    repo: Path, project: Path, number: int, *command: object, ok: bool = True, kill_at: str = ''
+) -> list[str]:
+    """Run a script as so many processes of a launcher do; returns what each printed.
+
+    They are killed -9 once there is a file, ``kill_at``.
+    """
+    shared = {**environment(repo), 'WORLD_SIZE': str(number), 'MASTER_ADDR': '127.0.0.1'}
+    shared['MASTER_PORT'] = shared['PORT']
+    started = []
+    for rank in range(number):
+        env = {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}
+        log = str(project / f'{rank}_of_{number}.log')
+        Path(log).unlink(missing_ok=True)
+        words = [str(part) for part in command[1:]]
+        args = (words, str(project), env, log)
+        started.append(SERVER.Process(target=_run_script, args=args))
+        started[-1].start()
+    deadline = time.time() + 120
+    while any(each.is_alive() for each in started) and time.time() < deadline:
+        if kill_at and list(project.glob(kill_at)):
+            break
+        time.sleep(0.02)
+    for each in started:
+        each.kill()
+        each.join()
+    output = [(project / f'{rank}_of_{number}.log').read_text() for rank in range(number)]
+    if kill_at:
+        assert list(project.glob(kill_at)), output
+        assert all(each.exitcode == -signal.SIGKILL for each in started)
+    else:
+        assert all((each.exitcode == 0) is ok for each in started), output
+    return output
+
+
 def _started(command: list[str], project: Path, env: dict[str, str], log: str) -> int:
     with open(log, 'w', encoding='utf-8') as output:
         return subprocess.run(

@@ -96,8 +96,8 @@ def test_killed_while_collecting_it_ends_with_the_same_checkpoint(
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     saving = [start[0], 'saving.py', *start[1:]]
-    kill_when(repo, project, 'killed.samples/*/state.json', *saving)
-    (saved,) = project.glob('killed.samples/*/state.json')
+    kill_when(repo, project, 'killed.samples/*/*/state.json', *saving)
+    (saved,) = project.glob('killed.samples/*/*/state.json')
     done = json.loads(saved.read_text())['done']
     assert 0 < done < PASSES * 132 / 4
     assert not (project / 'killed.pth').exists() and not (project / 'killed.py').exists()

@@ -34,6 +34,7 @@ from ..engine import (
 from ..engine.confidence import calibrations_of
 from ..engine.configs import model_config
 from ..files import new_folders
+from . import processes
 from .choosing import Choice, Chosen, fitted, needs_choice
 from .collect import Collector, FullCollector, SeededDataset
 from .comparison import table_of
@@ -52,7 +53,7 @@ from .one_pass import (
     stage2_model,
 )
 from .options import Options, Result
-from .passing import ImagePass
+from .passing import ImagePass, fit_device
 from .validation import Validation
 from .written import Written, resolved
 
@@ -63,6 +64,8 @@ def calibrate(
     config: Union[str, Path], checkpoint: Union[str, Path], *, out: Union[str, Path], **options: Any
 ) -> Result:
     """Calibrate a checkpoint in one pass over its training data, as ``tools/calibrate.py`` does.
+
+    In a group of ``torch.distributed``, all processes call it, and share the work.
 
     Args:
         config: File of mmseg, mmdet or mmpretrain, of stage 1, or of ours of stage 2.
@@ -157,24 +160,29 @@ class Calibrator:
 
     def _run(self) -> None:
         options, start = self.options, time.monotonic()
-        self.prior = self._prior()
+        self.prior = processes.of_first(self._prior)
         dataset = DATASETS.build(_without_repeats(self.cfg.train_dataloader.dataset))
         self._check_prior(dataset.metainfo.get('classes'))
-        self.written.check_config(self.cfg, self._changes(0.0))
+        if processes.rank() == 0:
+            self.written.check_config(self.cfg, self._changes(0.0))
         kind = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector
         validation = self._validation(dataset)
         model = build_stage2(self._model(), options.checkpoint, options.seed, kind)
         collector = kind(model)
         if self._chooses():
             check_choosable(collector.losses)
-        choice = self.passing.choice(dataset, self.prior, options.images_per_class, options.passes)
+        choice = processes.of_first(
+            lambda: self.passing.choice(
+                dataset, self.prior, options.images_per_class, options.passes
+            )
+        )
         seeded = SeededDataset(dataset, options.seed)
-        self.passing.collect(collector, seeded, choice, len(self.prior))
+        samples, elements = self.passing.collect(collector, seeded, choice, len(self.prior))
         judged = self._judged(validation, kind, model)
         collected = time.monotonic()
         print(f'Collected in {collected - start:.0f} s.')
-        model.cpu()
-        one_pass = self._one_pass(collector)
+        model.to(fit_device())
+        one_pass = self._one_pass(collector, samples, elements)
         chosen = self._chosen(one_pass, model, judged)
         print(f'Fitted in {time.monotonic() - collected:.0f} s.')
         self._write(model, chosen, dataset.metainfo)
@@ -189,11 +197,14 @@ class Calibrator:
             print(check_fully(collector, own, calibration, seeded, choice, weight))
         self._remove_samples(validation)
 
-    def _one_pass(self, collector: Collector) -> OnePass:
+    def _one_pass(
+        self,
+        collector: Collector,
+        samples: Mapping[str, Samples],
+        elements: Mapping[str, float],
+    ) -> OnePass:
         decay = released_weight_decay(config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py'))
-        cache = self.passing.cache
-        samples = {name: own.samples() for name, own in cache.reservoirs.items()}
-        one_pass = OnePass(collector, samples, cache.elements, self.zero_count, decay)
+        one_pass = OnePass(collector, samples, elements, self.zero_count, decay)
         one_pass.check_classes()
         return one_pass
 
@@ -243,6 +254,7 @@ class Calibrator:
     def _remove_samples(self, validation: Optional[Validation]) -> None:
         if self.passing.keep:
             return
+        processes.wait()  # each reads those of all
         if validation is not None and validation.passing.cache is not None:
             validation.passing.cache.remove()
         self.passing.cache.remove()
@@ -362,6 +374,8 @@ class Calibrator:
             )
 
     def _write(self, model: torch.nn.Module, chosen: Chosen, metainfo: Mapping[str, Any]) -> None:
+        if processes.rank() > 0:
+            return
         is_stock = chosen.method != 'disalign'
         state = folded_state(model, chosen.scores) if is_stock else model.state_dict()
         meta = {'method': chosen.method, 'value': chosen.value}

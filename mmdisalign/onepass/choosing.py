@@ -13,6 +13,7 @@ from torch import nn
 from ..analysis import partition
 from ..calibration import ClassPrior
 from ..files import written_whole
+from . import processes
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
 from .fitting import Samples
 from .judging import OVERALL, metric_names
@@ -138,6 +139,8 @@ class Choice:
         print(table_of(rows, metric))
         tail = list(partition(self.prior.groups))[-1]
         print(verdict_of(best_of(rows), metric, tail))
+        if processes.rank() > 0:
+            return
         with written_whole(self.report) as file:
             content = {'metric': metric, 'images': images, 'methods': as_json(rows)}
             file.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')

@@ -14,6 +14,7 @@ from ..analysis import markdown_table
 from .fitting import Samples
 from .judging import Judged, interval_of_difference, judge, values_of
 from .methods import Problem, method_named
+from .processes import agreed
 
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
 
@@ -107,7 +108,7 @@ class Comparison:
         start, module = time.monotonic(), method_named(method)
         values = module.VALUES if values is None else values
         try:
-            found = {value: self._tried(module, value) for value in values}
+            found = agreed({value: self._tried(module, value) for value in values})
             best = max(found, key=found.get)
             scores = self.fitted[method] = module.fit(self.problem, best)
         except ValueError as error:

@@ -46,9 +46,9 @@ def judge(scores: Optional[nn.Module], samples: Samples, chosen: np.ndarray) -> 
     """
     predicted = []
     for chunk in samples.chunks(chosen):
-        own = scores or _Same(chunk.logits.shape[2])
+        own = (scores or _Same(chunk.logits.shape[2])).to(chunk.logits.device)
         made = calibrated_scores(own, chunk.features, chunk.logits, chunk.taps)
-        predicted.append(made.argmax(dim=1).numpy())
+        predicted.append(made.argmax(dim=1).cpu().numpy())
     weight, image = (np.asarray(values)[chosen] for values in (samples.weight, samples.image))
     return Judged(np.asarray(samples.label)[chosen], np.concatenate(predicted), weight, image)
 

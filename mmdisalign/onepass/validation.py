@@ -90,6 +90,6 @@ class Validation:
         collector.training = False
         choice = every_image(len(self.dataset), 1, self.prior)
         seeded = SeededDataset(self.dataset, self.passing.seed)
-        cache = self.passing.collect(collector, seeded, choice, len(self.prior))
-        (reservoir,) = cache.reservoirs.values()
-        return reservoir.samples()
+        found, _ = self.passing.collect(collector, seeded, choice, len(self.prior))
+        (samples,) = found.values()
+        return samples
