@@ -325,7 +325,7 @@ def test_the_check_knows_how_far_off_samples_may_be(
     found = [check_of(collector, tmp_path, seed) for seed in range(40)]
     deviation = np.array([(each.sampled - each.after) / each.error for each in found])
     # The stated error is an upper bound, and not a useless one.
-    assert 0.1 < (deviation**2).mean() < 1.3
+    assert 0.05 < (deviation**2).mean() < 1.3  # of 400 seeds, 0.09 to 0.11
     assert not any('These differ' in str(each) for each in found)
 
 
