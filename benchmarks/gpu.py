@@ -377,17 +377,7 @@ def _with_tile(tile: int, run: Run) -> None:
         run()
 
 
-class _SamplesOnDevice(fit.Samples):
-    """Samples whose chunks are on a device: a fit works where its calibration and they are."""
-
-    device: torch.device
-
-    def chunks(self, chosen: np.ndarray, whole_images: bool = False) -> list[fit.Chunk]:
-        chunks = super().chunks(chosen, whole_images)
-        return [fit.Chunk(*(part.to(self.device) for part in chunk)) for chunk in chunks]
-
-
-FitProblem = tuple[_SamplesOnDevice, Tensor, float]
+FitProblem = tuple[fit.Samples, Tensor, float]
 
 
 def _fit_problem(bench: Bench) -> FitProblem:
@@ -403,7 +393,7 @@ def _fit_problem(bench: Bench) -> FitProblem:
     frequency = torch.tensor(_counts(classes), device=bench.device)
     noise = -torch.empty_like(logits).exponential_().log()
     label = (2 * logits + frequency.log() + noise).argmax(dim=1)
-    samples = _SamplesOnDevice(
+    samples = fit.Samples(
         features=features[:, None].cpu().numpy(),
         logits=logits[:, None].cpu().numpy(),
         taps=np.ones((number, 1), dtype=np.float32),

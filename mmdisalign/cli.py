@@ -52,6 +52,11 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that OpenMMLab's train.py and test.py share."""
     parser.add_argument('--work-dir', help='folder of logs and checkpoints')
     add_config_options(parser)
+    add_launcher(parser)
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Add what OpenMMLab's launchers pass to each process."""
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],

@@ -83,12 +83,35 @@ def run_in_two(repo: Path, project: Path, *command: object) -> str:
 
     The launchers have their own tests; each launch imports everything three times.
     """
-    script = [str(part) for part in command[1:]]
-    with NamedTemporaryFile('r', encoding='utf-8') as log:
-        group = [_fork(be_script, script, project, env, log.name) for env in _environments(repo, 2)]
-        statuses = [_end(process) for process in group]
-        output = log.read()
-    assert statuses == [0, 0], output[-4000:]
+    return ''.join(run_together(repo, project, 2, *command))
+
+
+def run_together(
+    repo: Path, project: Path, number: int, *command: object, ok: bool = True, kill_at: str = ''
+) -> list[str]:
+    """Run a script as so many processes of a launcher do; returns what each printed.
+
+    They are killed -9 once there is a file, ``kill_at``.
+    """
+    script, started, logs = [str(part) for part in command[1:]], [], []
+    for rank, env in enumerate(_environments(repo, number)):
+        logs.append(project / f'{rank}_of_{number}.log')
+        logs[-1].unlink(missing_ok=True)
+        started.append(_fork(be_script, script, project, env, str(logs[-1])))
+    deadline = time.time() + 120
+    while any(each.is_alive() for each in started) and time.time() < deadline:
+        if kill_at and list(project.glob(kill_at)):
+            break
+        time.sleep(0.02)
+    for each in started:
+        each.kill()
+        each.join()
+    output = [log.read_text() for log in logs]
+    if kill_at:
+        assert list(project.glob(kill_at)), output
+        assert all(each.exitcode == -signal.SIGKILL for each in started)
+    else:
+        assert all((each.exitcode == 0) is ok for each in started), output
     return output
 
 

@@ -97,7 +97,7 @@ def test_killed_while_collecting_it_ends_with_the_same_checkpoint(
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     saving = [start[0], 'saving.py', *start[1:]]
-    states = partial(project.glob, 'killed.samples/*/state.json')
+    states = partial(project.glob, 'killed.samples/*/*/state.json')
     kill_when(repo, project, lambda: list(states()), *saving)
     (saved,) = states()
     done = json.loads(saved.read_text())['done']

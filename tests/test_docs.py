@@ -23,8 +23,8 @@ def test_every_command_names_a_script_and_options_that_it_has(command: str) -> N
     program, script, *arguments = words
     assert program in ('python', 'bash')
     source = (REPO / script).read_text()
-    # Launchers pass their options on to train.py or test.py, whose common ones are in launch.py.
-    for inner in re.findall(r'(train|test)\.py"', source):
+    # Launchers pass their options on to a tool, whose common ones are in launch.py.
+    for inner in re.findall(r'(train|test|calibrate)\.py"', source):
         source += (REPO / f'tools/{inner}.py').read_text()
     source += (REPO / 'mmdisalign/engine/launch.py').read_text()
     for option in (argument for argument in arguments if argument.startswith('--')):

@@ -18,7 +18,7 @@ from mmdisalign.calibration import ClassPrior
 from mmdisalign.onepass import sources
 from mmdisalign.onepass.fitting import Samples
 from mmdisalign.onepass.image_choice import every_image, image_numbers
-from mmdisalign.onepass.judging import halves
+from mmdisalign.onepass.judging import folds
 from mmdisalign.onepass.sources import Collected, images_of_classes, mixed
 
 
@@ -118,12 +118,12 @@ def test_all_sources_are_compared_and_none_sees_what_reports(repo: Path, project
     checkpoint = torch.load(project / 'best.pth', weights_only=False)
     assert checkpoint['meta']['fit_on'] == best['fit_on']
     # Numbers of the images whose samples were fitted to, from the files.
-    (found,) = (project / 'kept/fitted').glob('samples_*/0/image.bin')
+    (found,) = (project / 'kept/fitted').glob('samples_*/*/0/image.bin')
     seen = set(np.unique(np.fromfile(found, np.int32)).tolist()) - {0}
     names = sorted(str(path) for path in (project / 'scenes/images/validation').iterdir())
     names = [name[len(str(project)) + 1 :] for name in names]
     numbers = image_numbers(_Named(names), np.arange(len(names)))
-    choosing = set(halves(np.unique(numbers), seed=0)[0].tolist())
+    choosing = set(folds(np.unique(numbers), seed=0)[0].tolist())
     assert seen and seen <= choosing and len(choosing) == len(names) / 2
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from project import run
@@ -32,6 +33,8 @@ from mmdisalign.losses import (
     tiled,
     tiled_cross_entropy,
 )
+from mmdisalign.onepass import fit, fitting, method_names
+from mmdisalign.onepass.fitting import Samples
 
 CLASSES, CHANNELS = 5, 7
 COUNTS = [50, 30, 15, 4, 1]
@@ -197,6 +200,79 @@ def test_what_is_built_is_built_on_the_device_of_the_context(
     tensors = [*module.parameters(), *module.buffers()]
     assert tensors
     assert all(tensor.is_meta for tensor in tensors)
+
+
+def samples_on(device: str, number: int = 300) -> Samples:
+    rng = np.random.default_rng(0)
+    label = rng.choice(CLASSES, number, p=np.array(COUNTS) / sum(COUNTS))
+    logits = rng.normal(size=(number, 1, CLASSES)).astype(np.float32)
+    logits[np.arange(number), 0, label] += 1
+    return Samples(
+        features=rng.normal(size=(number, 1, CHANNELS)).astype(np.float16),
+        logits=logits,
+        taps=np.ones((number, 1), np.float32),
+        label=label,
+        weight=np.ones(number),
+        image=np.arange(number),
+        device=device,
+    )
+
+
+@pytest.mark.usefixtures('fake')
+@pytest.mark.parametrize('chooses', [False, True])
+def test_the_loss_of_a_fit_is_computed_where_the_samples_are(
+    monkeypatch: pytest.MonkeyPatch, chooses: bool
+) -> None:
+    def counted(scores: Tensor, losses: Tensor, chunk: fitting.Chunk) -> Tensor:
+        return chunk.weight * (losses > 0)
+
+    monkeypatch.setattr(fitting, '_room', lambda device: 10**9)
+    chunks = samples_on('cuda').chunks(np.arange(300))
+    assert {tensor.device.type for chunk in chunks for tensor in chunk} == {'cuda'}
+    calibration = on_gpu(AdaptiveCalibration(CLASSES, CHANNELS))
+    options = {'counted': counted} if chooses else {}
+    # All of it but the number at its end, which only a GPU knows.
+    with pytest.raises(DataDependentOutputException):
+        fitting.sampled_loss(calibration, chunks, cuda(CLASSES), 300.0, **options)
+    left = AdaptiveCalibration(CLASSES, CHANNELS)
+    with pytest.raises(RuntimeError, match='device'):
+        fitting.sampled_loss(left, chunks, cuda(CLASSES), 300.0, **options)
+
+
+def test_samples_that_do_not_fit_are_moved_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = []
+    monkeypatch.setattr(fitting, 'CHUNK', 100 * (CHANNELS + CLASSES))
+    for room in (10**9, 0):
+        monkeypatch.setattr(fitting, '_room', lambda device, room=room: room)
+        parts.append(samples_on('meta').chunks(np.arange(300)))
+        assert all(tensor.is_meta for chunk in parts[-1] for tensor in chunk)
+        assert len(list(parts[-1])) == len(list(parts[-1])) == 3  # it is passed again and again
+    held, moved = parts
+    assert isinstance(held, list) and not isinstance(moved, list)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('method', method_names())
+def test_methods_are_fitted_on_a_gpu_to_what_they_are_on_the_cpu(method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(CLASSES, CHANNELS, generator=generator)
+    features = torch.randn(900, CHANNELS, generator=generator)
+    logits = features @ weight.T
+    labels = (logits + torch.randn(900, CLASSES, generator=generator)).argmax(1)
+    made = []
+    for device in ('cpu', 'cuda'):
+        arrays = [each.to(device) for each in (features, logits, labels, weight)]
+        try:
+            fitted = fit(*arrays[:3], COUNTS, method, weight=arrays[3])
+        except ValueError as error:
+            made.append(str(error))
+            continue
+        made.append(fitted(*arrays[:2]).cpu())
+    if isinstance(made[0], str):
+        assert made[0] == made[1]
+    else:
+        # As far as sums in another order lead a fit elsewhere.
+        torch.testing.assert_close(made[1], made[0], rtol=0.05, atol=0.02)
 
 
 PACKAGE = Path(__file__).resolve().parent.parent / 'mmdisalign'

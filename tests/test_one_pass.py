@@ -36,7 +36,13 @@ from mmdisalign.onepass.image_choice import (
     image_numbers,
 )
 from mmdisalign.onepass.one_pass import FullCheck, OnePass, check_fully
-from mmdisalign.onepass.sample_cache import Layout, Reservoir, SampleCache, fair_capacities
+from mmdisalign.onepass.sample_cache import (
+    Layout,
+    Reservoir,
+    SampleCache,
+    fair_capacities,
+    merged,
+)
 from mmdisalign.segmentation.collect import SampleCollector, neighbours
 
 C, CHANNELS = 4, 6
@@ -155,9 +161,8 @@ def estimate(
     rng = np.random.default_rng(seed)
     found = list(collector(data, rng))
     parts = [samples for _, samples, _ in found]
-    whole = Samples(
-        **{n: np.concatenate([vars(p)[n] for p in parts]) for n in vars(parts[0]) if n != 'rows'}
-    )
+    arrays = [name for name, own in vars(parts[0]).items() if isinstance(own, np.ndarray)]
+    whole = Samples(**{n: np.concatenate([vars(p)[n] for p in parts]) for n in arrays})
     whole.weight = whole.weight if weighted else np.ones(len(whole))
     every = np.arange(len(whole))
     per_valid = sum(n for *_, elements in found for n in elements.values()) / whole.weight.sum()
@@ -227,7 +232,8 @@ def collected(
     cache = SampleCache(folder, dict(seed=seed), collector.layouts, capacities)
     dataset = SeededDataset(Pictures(), seed)
     collect(collector, cache, dataset, choice, batch_size=3, num_workers=0)
-    return cache.reservoirs[collector.name].samples(), cache.elements[collector.name]
+    samples, elements = cache.merged()
+    return samples[collector.name], elements[collector.name]
 
 
 def full_sum(collector: SampleCollector, choice: ImageChoice, seed: int) -> float:
@@ -319,7 +325,7 @@ def test_the_check_knows_how_far_off_samples_may_be(
     found = [check_of(collector, tmp_path, seed) for seed in range(40)]
     deviation = np.array([(each.sampled - each.after) / each.error for each in found])
     # The stated error is an upper bound, and not a useless one.
-    assert 0.1 < (deviation**2).mean() < 1.3
+    assert 0.05 < (deviation**2).mean() < 1.3  # of 400 seeds, 0.09 to 0.11
     assert not any('These differ' in str(each) for each in found)
 
 
@@ -379,13 +385,15 @@ def offered(reservoir: Reservoir, seed: int, numbers: dict[int, int]) -> Samples
                 ),
                 rng,
             )
-    return reservoir.samples()
+    return merged([reservoir], shared=False, device='cpu')
 
 
 def test_a_full_class_keeps_each_sample_with_the_same_probability(tmp_path: Path) -> None:
     counts, runs = np.zeros(12), 600
     for seed in range(runs):
-        reservoir = Reservoir(tmp_path, Layout(1, CHANNELS, C), np.array([4, 2, 0, 3]))
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        reservoir = Reservoir(folder, Layout(1, CHANNELS, C), np.array([4, 2, 0, 3]))
         samples = offered(reservoir, seed, {0: 12, 3: 2})
         of_first = samples.label == 0
         kept = samples.image[of_first]
@@ -397,6 +405,53 @@ def test_a_full_class_keeps_each_sample_with_the_same_probability(tmp_path: Path
         assert (samples.features[samples.rows, 0, 0] == samples.image).all()
     # Each is kept in 1 of 3 runs; 5 standard deviations of the binomial.
     assert np.abs(counts - runs / 3).max() < 5 * np.sqrt(runs * (1 / 3) * (2 / 3))
+
+
+CAPACITY = np.array([40, 20, 5, 10])
+
+
+def batches(folder: Path, numbers: range, *others: Reservoir) -> Reservoir:
+    """The reservoir of a folder, and others, after numbered batches; they take them in turn."""
+    folder.mkdir(exist_ok=True)
+    own = Reservoir(folder, Layout(1, CHANNELS, C), CAPACITY)
+    for number in numbers:
+        samples = long_tailed(60, seed=number)
+        samples.view = np.full(60, number, np.int32)
+        taker = (own, *others)[number % (1 + len(others))]
+        taker.offer(samples, np.random.default_rng(number))
+    return own
+
+
+def assert_same_samples(found: list[Reservoir], whole: Reservoir) -> None:
+    samples, expected = (merged(own, shared=False, device='cpu') for own in (found, [whole]))
+    kept = np.minimum(whole.seen, CAPACITY)
+    assert np.bincount(expected.label).tolist() == kept.tolist() and kept[:2].tolist() == [40, 20]
+    for name in ('label', 'weight', 'image', 'view', 'quality'):
+        np.testing.assert_array_equal(getattr(samples, name), getattr(expected, name))
+    every = np.arange(kept.sum())
+    for mine, theirs in zip(samples.chunks(every), expected.chunks(every)):
+        assert all(map(torch.equal, mine, theirs))
+
+
+def test_two_reservoirs_keep_what_one_would(tmp_path: Path) -> None:
+    second = batches(tmp_path / 'second', range(0))
+    first = batches(tmp_path / 'first', range(10), second)
+    assert first.seen.sum() == second.seen.sum() == 5 * 60
+    assert_same_samples([first, second], batches(tmp_path / 'one', range(10)))
+
+
+def test_what_is_offered_again_after_a_kill_takes_its_old_place(tmp_path: Path) -> None:
+    whole = batches(tmp_path / 'whole', range(10))
+    killed = batches(tmp_path / 'killed', range(3))
+    saved = killed.seen.copy()
+    killed = batches(tmp_path / 'killed', range(3, 7))
+    # What came after it was saved is there, not surely whole if the power failed.
+    killed.arrays['logits'][killed.arrays['view'] >= 3] = 9
+    killed.arrays['key'][np.flatnonzero(killed.arrays['view'] >= 3)[::2]] = 0
+    killed = Reservoir(tmp_path / 'killed', Layout(1, CHANNELS, C), CAPACITY)
+    resumed = batches(tmp_path / 'killed', range(3, 10))
+    resumed.seen += saved
+    assert_same_samples([resumed], whole)
 
 
 class Collector:
@@ -442,7 +497,7 @@ NUMBER = image_numbers(Numbers(), np.arange(40))
 def fill(cache: SampleCache, fail_at: int = -1, choice: ImageChoice = TWICE) -> Samples:
     dataset = SeededDataset(Numbers(fail_at), seed=1)
     collect(Collector(), cache, dataset, choice, batch_size=3, num_workers=0)
-    return cache.reservoirs['a'].samples()
+    return cache.merged()[0]['a']
 
 
 @pytest.mark.parametrize(('choice', 'elements'), [(TWICE, 2 * 40 * 4), (RARE, 40 * 4)])
@@ -496,7 +551,7 @@ def test_samples_of_something_else_are_neither_taken_nor_touched(tmp_path: Path)
 def test_a_cache_that_lacks_a_file_is_made_anew(tmp_path: Path) -> None:
     cache = cache_of(tmp_path / 'cache')
     fill(cache)
-    (cache.folder / '0/label.bin').unlink()
+    (cache.folder / '0_of_1/0/label.bin').unlink()
     assert not cache_of(tmp_path / 'cache').resumed
 
 

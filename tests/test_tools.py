@@ -236,6 +236,7 @@ def test_slurm_launchers_pass_on_what_they_are_given(repo, tmp_path) -> None:
     for script, arguments in {
         'slurm_train.sh': ['part', 'job', 'CONFIG', '--amp'],
         'slurm_test.sh': ['part', 'job', 'CONFIG', 'CKPT', '--tta'],
+        'slurm_calibrate.sh': ['part', 'job', 'CONFIG', 'CKPT', '--seed'],
     }.items():
         output = subprocess.run(
             ['bash', repo / 'tools' / script, *arguments], env=env, capture_output=True, text=True

@@ -90,6 +90,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--seed', type=int, default=0, help='of augmentation and sampling')
     cli.add_config_options(parser)
+    cli.add_launcher(parser)
     args = parser.parse_args()
     if args.out.suffix != '.pth':
         parser.error(f'--out is a checkpoint, *.pth, got {args.out}')
@@ -169,11 +170,14 @@ def main() -> None:
     """Calibrate as the command line says."""
     args = parse_args()
     cli.check_files(args.config, args.checkpoint)
+    from mmdisalign.engine import launch
     from mmdisalign.onepass.calibrator import Calibrator
     from mmdisalign.onepass.options import Options
 
-    del args.debug
-    Calibrator(Options(**vars(args))).run()
+    launcher, local_rank = args.launcher, args.local_rank
+    del args.debug, args.launcher, args.local_rank
+    with launch.joined(launcher, local_rank):
+        Calibrator(Options(**vars(args))).run()
 
 
 if __name__ == '__main__':

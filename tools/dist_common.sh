@@ -1,4 +1,4 @@
-# Sourced by dist_train.sh and dist_test.sh.
+# Sourced by dist_train.sh, dist_test.sh and dist_calibrate.sh.
 tools=$(dirname "${BASH_SOURCE[0]}")
 
 run_distributed() {  # PROCESSES SCRIPT [ARGUMENTS]

@@ -1,4 +1,4 @@
-# Sourced by slurm_train.sh and slurm_test.sh.
+# Sourced by slurm_train.sh, slurm_test.sh and slurm_calibrate.sh.
 tools=$(dirname "${BASH_SOURCE[0]}")
 
 run_in_slurm() {  # PARTITION JOB_NAME SCRIPT [ARGUMENTS]

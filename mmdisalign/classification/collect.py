@@ -53,7 +53,7 @@ class SigmoidsLoss(FittedLoss):
     def seen(self, samples: Samples) -> np.ndarray:
         """How many samples are of each class, (C,)."""
         rows = slice(None) if samples.rows is None else samples.rows
-        return (samples.logits[rows, 0, self.num_classes :] > 0).sum(axis=0)
+        return (samples.logits[rows][:, 0, self.num_classes :] > 0).sum(axis=0)
 
 
 class SampleCollector:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..calibration import calibrated_outputs
 from ..engine.confidence import calibrations_of
 from ..onepass.collect import captured, checked_logits, in_half
-from .any_detector import CalibratedDetectorMixin
+from .detectors import CalibratedDetectorMixin
 from .matching import have_area
 
 # What makes boxes of scores, of a batch, or within that of an image.

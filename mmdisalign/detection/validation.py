@@ -17,9 +17,10 @@ from ..analysis import partition
 from ..counting.counting import leaves_of
 from ..engine.progress import progress_bar
 from ..files import written_whole
+from ..onepass import processes
 from ..onepass.collect import SeededDataset, loaded, paths_of
 from ..onepass.image_choice import ImageChoice, image_numbers
-from ..onepass.judging import means_of_groups
+from ..onepass.judging import Part, means_of_groups
 from ..onepass.sample_cache import folder_of, remove_folder
 from ..onepass.validation import Validation as ImageValidation
 from .matched_ap import ClassMatches, match_boxes
@@ -75,39 +76,48 @@ class Validation(ImageValidation):
         return BoxJudge(replayer, self._recorded(replayer), self.metric)
 
     def _recorded(self, replayer: Replayer) -> dict[int, Path]:
-        """A file for each image that there is room for, by its number."""
+        """A file for each image that there is room for, by its number.
+
+        Of several processes, each passes some of them, and has its share of the room.
+        """
         number, seed = len(self.dataset), self.passing.seed
         order = np.random.default_rng(seed).permutation(number)
         choice = ImageChoice(order, np.ones(number), np.zeros(len(self.prior), int))
-        identity = self.passing.identity(choice, {}, self.dataset)
+        identity = processes.of_first(lambda: self.passing.identity(choice, {}, self.dataset))
         self.folder = folder_of(self.passing.cache_dir, identity)
         self.passing.remove_others(self.folder)
+        shares = [range(rank, number, processes.number()) for rank in range(processes.number())]
+        own, room = shares[processes.rank()], self.passing.cache_size / len(shares)
         files, done, size = [self.folder / f'{place}.pth' for place in range(number)], 0, 0
-        while done < number and size <= self.passing.cache_size and files[done].is_file():
-            size, done = size + files[done].stat().st_size, done + 1
+        while done < len(own) and size <= room and files[own[done]].is_file():
+            size, done = size + files[own[done]].stat().st_size, done + 1
         loader = DataLoader(
             SeededDataset(self.dataset, seed),
-            sampler=order[done:].tolist(),
+            sampler=order[own[done:]].tolist(),
             num_workers=self.passing.loader.get('num_workers', 0),
             collate_fn=pseudo_collate,
         )
         if done:
             print(f'Going on after {done:,} validation images.')
         with progress_bar() as bar:
-            task = bar.add_task('Validation images', total=number, completed=done)
-            for file, data in zip(files[done:], loaded(loader)):
-                if size > self.passing.cache_size:
+            task = bar.add_task('Validation images', total=len(own), completed=done)
+            for place, data in zip(own[done:], loaded(loader)):
+                if size > room:
                     break
-                with written_whole(file) as partial:
+                with written_whole(files[place]) as partial:
                     torch.save(self._record(replayer, data), partial)
-                size, done = size + file.stat().st_size, done + 1
+                size, done = size + files[place].stat().st_size, done + 1
                 bar.update(task, completed=done)
+        passed = processes.gathered((done, size))
+        kept = np.concatenate([share[:done] for share, (done, _) in zip(shares, passed)])
+        size = sum(size for _, size in passed)
         print(
-            f'{done:,} of {number:,} validation images, and all that their boxes are predicted of: '
-            f'{size / 1e6:,.0f} MB in {self.folder}'
-            + ('.' if done == number else ', as many as --cache-size has room for.')
+            f'{len(kept):,} of {number:,} validation images, and all that their boxes are '
+            f'predicted of: {size / 1e6:,.0f} MB in {self.folder}'
+            + ('.' if len(kept) == number else ', as many as --cache-size has room for.')
         )
-        return dict(zip(image_numbers(self.dataset, order[:done]).tolist(), files))
+        numbers = image_numbers(self.dataset, order[kept]).tolist()
+        return {number: files[place] for number, place in zip(numbers, kept)}
 
     @staticmethod
     def _record(replayer: Replayer, data: Any) -> Replay:
@@ -138,11 +148,11 @@ class BoxJudge:
         self.images = np.array(sorted(files))
         self.names = list(groups_of(metric))
 
-    def __call__(self, scores: Optional[nn.Module], images: np.ndarray) -> JudgedBoxes:
+    def __call__(self, *parts: Part) -> JudgedBoxes:
         """Judge on some of the images, see :class:`Judge`."""
         metric = self.metric
         metric.results.clear()
-        for image in images.tolist():
+        for scores, image in ((own, image) for own, images in parts for image in images.tolist()):
             made = torch.load(self.files[image], map_location='cpu', weights_only=False)
             predicted = self.replayer.predict(made, scores)
             metric.process(None, [{'img_id': made.image, 'pred_instances': predicted}])

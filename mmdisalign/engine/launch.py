@@ -6,6 +6,9 @@ import argparse
 import gc
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +93,51 @@ def finish(runner: Runner) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         runner.model = None
         gc.collect()
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        _leave()
+
+
+@contextmanager
+def joined(launcher: str, local_rank: int) -> Iterator[None]:
+    """While the context lasts, be one of the processes of a launcher, without a Runner.
+
+    All but the first print nothing. One that fails leaves the others to the launcher, which ends
+    them: however long one has to do alone, they wait.
+
+    Args:
+        launcher: ``'none'``, and this is the only one, or as of :func:`build_runner`.
+        local_rank: On this machine, where the environment does not say.
+    """
+    if launcher == 'none':
+        yield
+        return
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    _join(launcher, timeout=timedelta(weeks=1))
+    with ExitStack() as stack:
+        if torch.distributed.get_rank() > 0:
+            nowhere = stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
+            stack.enter_context(redirect_stdout(nowhere))
+        yield
+    _leave()
+
+
+def _join(launcher: str, **options: Any) -> None:
+    """Start the group of processes: of GPUs, or without one, where mmengine would ask for it."""
+    if launcher in RANK_VARIABLES:
+        _export_ranks(launcher)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    backend = 'nccl' if torch.cuda.is_available() else 'gloo'
+    torch.distributed.init_process_group(backend, **options)
+
+
+def _leave() -> None:
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def _init_gloo(cfg: Config) -> None:
     """Start the processes' group without a GPU, where mmengine would ask CUDA for a device."""
-    if cfg.launcher in RANK_VARIABLES:
-        _export_ranks(cfg.launcher)
-    torch.distributed.init_process_group('gloo')
+    _join(cfg.launcher)
     cfg.model_wrapper_cfg = {
         'type': 'MMDistributedDataParallel',
         'device_ids': None,

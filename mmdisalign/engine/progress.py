@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmengine.dist import is_main_process
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,7 +15,7 @@ from rich.progress import (
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
-    """A bar with the time left, on a terminal; nothing in a log.
+    """A bar with the time left, on a terminal, of the first process; nothing in a log.
 
     Args:
         columns: More of it, before the time left.
@@ -27,6 +28,6 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
         *columns,
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (console.is_terminal and is_main_process()),
         transient=True,
     )

@@ -37,11 +37,12 @@ from ..engine import (
 from ..engine.confidence import calibrations_of
 from ..engine.configs import model_config
 from ..files import new_folders
+from . import processes
 from .choosing import BEST, Choice, Chosen, fitted, needs_choice
 from .collect import FullCollector, SeededDataset
 from .comparison import table_of
 from .folding import check_foldable, folded_state
-from .judging import Judge, halves
+from .judging import Judge, folds
 from .methods import method_named
 from .one_pass import (
     SCORES,
@@ -55,7 +56,7 @@ from .one_pass import (
     stage2_model,
 )
 from .options import Options, Result
-from .passing import ImagePass
+from .passing import ImagePass, fit_device
 from .sources import Collected, FitOnValidation, one_passes_of
 from .stage1 import Stage1, loader_config, stage1_files
 from .validation import Validation
@@ -72,6 +73,8 @@ def calibrate(
     **options: Any,
 ) -> Result:
     """Calibrate a checkpoint in one pass over its training data, as ``tools/calibrate.py`` does.
+
+    In a group of ``torch.distributed``, all processes call it, and share the work.
 
     Args:
         config: File of mmseg, mmdet or mmpretrain, of stage 1, or of ours of stage 2; or its
@@ -194,10 +197,11 @@ class Calibrator:
 
     def _run(self) -> None:
         options, start = self.options, time.monotonic()
-        self.prior = self._prior()
+        self.prior = processes.of_first(self._prior)
         dataset = self._training()
         self._check_prior(dataset.metainfo.get('classes'))
-        self.written.check_config(self.cfg, self._changes(0.0))
+        if processes.rank() == 0:
+            self.written.check_config(self.cfg, self._changes(0.0))
         kind = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector
         validation = self.validation = self._validation(dataset)
         theirs = self._fit_on_validation()
@@ -207,18 +211,22 @@ class Calibrator:
             check_foldable(model, options.method)
         if self._chooses():
             check_choosable(collector.losses)
-        choice = self.passing.choice(dataset, self.prior, options.images_per_class, options.passes)
+        choice = processes.of_first(
+            lambda: self.passing.choice(
+                dataset, self.prior, options.images_per_class, options.passes
+            )
+        )
         seeded = SeededDataset(dataset, options.seed)
-        cache = self.passing.collect(collector, seeded, choice, len(self.prior))
-        training, others = Collected(cache.samples(), cache.elements), None
+        found = self.passing.collect(collector, seeded, choice, len(self.prior))
+        training, others = Collected(*found), None
         judge = self._judge(validation, kind, model)
         if theirs is not None:
-            images = halves(judge.images, options.seed)[0] if options.split_val else judge.images
+            images = folds(judge.images, options.seed)[0] if options.split_val else judge.images
             per_class, passes = options.images_per_class, options.passes
             others = theirs.collect(collector, self.prior, per_class, passes, images)
         collected = time.monotonic()
         print(f'Collected in {collected - start:.0f} s.')
-        model.cpu()
+        model.to(fit_device())
         decay = released_weight_decay(config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py'))
         make = partial(OnePass, collector, zero_count=self.zero_count, weight_decay=decay)
         one_passes = one_passes_of(make, options.fit_on, training, others, self.prior)
@@ -304,6 +312,7 @@ class Calibrator:
     def _remove_samples(self, *others: Union[Validation, FitOnValidation, None]) -> None:
         if self.passing.keep:
             return
+        processes.wait()  # each reads those of all
         for other in others:
             if other is not None:
                 other.remove()
@@ -433,6 +442,8 @@ class Calibrator:
             )
 
     def _write(self, model: torch.nn.Module, chosen: Chosen, metainfo: Mapping[str, Any]) -> None:
+        if processes.rank() > 0:
+            return
         is_stock = chosen.method != 'disalign'
         state = folded_state(model, chosen.scores) if is_stock else model.state_dict()
         meta = {'method': chosen.method, 'value': chosen.value, 'fit_on': chosen.fit_on}

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..analysis.methods import methods_page
 from ..files import written_whole
+from . import processes
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
 from .folding import check_foldable
 from .judging import Judge
@@ -146,6 +147,8 @@ class Choice:
         names = comparison.judge.names
         verdict = verdict_of(best_of(rows), metric, names[-1])
         print(verdict)
+        if processes.rank() > 0:
+            return
         content = {
             'metric': metric,
             'overall': names[0],

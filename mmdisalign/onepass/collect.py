@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..engine.progress import progress_bar
+from . import processes
 from .fitted_loss import FittedLoss
 from .fitting import Samples
 from .image_choice import ImageChoice, image_numbers
@@ -145,6 +146,9 @@ def collect(
 ) -> None:
     """Fill the cache with samples of a data set, from where it stopped.
 
+    Batches are numbered, and processes take them in turn. What is drawn of a batch depends on its
+    number, not on which process has it.
+
     Args:
         collector: Of the model.
         cache: Gets the samples.
@@ -153,28 +157,29 @@ def collect(
         batch_size: Images at a time.
         num_workers: Processes that load them.
     """
-    starts = range(cache.done * batch_size, len(choice), batch_size)
+    every = range(-(-len(choice) // batch_size))
+    numbers = every[processes.rank() :: processes.number()][cache.done :]
+    batches = [slice(number * batch_size, (number + 1) * batch_size) for number in numbers]
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=choice.index[starts.start :].tolist(),
+        sampler=[index for batch in batches for index in choice.index[batch].tolist()],
         num_workers=num_workers,
         collate_fn=pseudo_collate,
     )
-    numbers = image_numbers(dataset.dataset, choice.index)
+    images = image_numbers(dataset.dataset, choice.index)
     saved = time.monotonic()
     with progress_bar() as bar, torch.no_grad():
-        task = bar.add_task('Collecting', total=len(choice), completed=starts.start)
-        for start, data in zip(starts, loaded(loader)):
-            batch = slice(start, start + batch_size)
-            rng = np.random.default_rng([dataset.seed, cache.done])
-            seed_everything(dataset.seed, cache.done)
+        task = bar.add_task('Collecting', total=len(choice))
+        for number, batch, data in zip(numbers, batches, loaded(loader)):
+            rng = np.random.default_rng([dataset.seed, number])
+            seed_everything(dataset.seed, number)
             try:
                 for name, samples, elements in collector(data, rng):
                     weight = choice.weight[batch]
                     samples.weight = samples.weight * weight[samples.image]
-                    samples.view = start + samples.image
-                    samples.image = numbers[batch][samples.image]
+                    samples.view = batch.start + samples.image
+                    samples.image = images[batch][samples.image]
                     cache.reservoirs[name].offer(samples, rng)
                     cache.elements[name] += sum(weight[i] * n for i, n in elements.items())
             except FloatingPointError as error:

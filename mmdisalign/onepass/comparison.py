@@ -11,9 +11,11 @@ import numpy as np
 from torch import nn
 
 from ..analysis import markdown_table
-from .judging import Judge, draws_of, halves, intervals_of_difference, once
+from .judging import Judge, Part, draws_of, folds, intervals_of_difference, once
 from .methods import Problem, method_named
+from .processes import agreed
 
+FOLDS = 4  # of the images that choose, where they are fitted to
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
 
 
@@ -47,8 +49,8 @@ class Row:
 class Comparison:
     """Methods that are fitted to samples, and judged by others.
 
-    What is fitted to the images that choose is chosen by cross-fitting: fitted to half of those,
-    and judged by the other half, both ways.
+    What is fitted to the images that choose is chosen by cross-fitting: each of :data:`FOLDS` parts
+    of these is judged with what is fitted to the others.
 
     Args:
         problems: What is fitted to, by its source.
@@ -78,15 +80,13 @@ class Comparison:
         self.problems, self.judge = problems, judge
         self.metric, self.seed = metric, seed
         images = judge.images
-        self.choosing, self.reporting = halves(images, seed) if split else (images, images)
-        # What is chosen from was judged alike: where some is cross-fitted, all by both halves.
-        crossed = set(problems) != {'train'}
-        self._folds = halves(self.choosing, seed) if crossed else (self.choosing,)
+        self.choosing, self.reporting = folds(images, seed) if split else (images, images)
+        self._folds = folds(self.choosing, seed, FOLDS)
         self.fitted: dict[tuple[str, str], nn.Module] = {}
         self._draws = draws_of(len(self.reporting), seed)
-        self._before = judge(None, self.reporting)
+        self._before = judge((None, self.reporting))
         self._values_before = self._before.values(self._draws)
-        self._first = self._by_folds([None] * len(self._folds))
+        self._first = self._chosen_by((None, self.choosing))
         if np.isnan(self._first):
             raise ValueError(f'no class of {metric} is in the images that choose')
 
@@ -110,12 +110,13 @@ class Comparison:
         try:
             fewer = self._fewer(problem, fit_on)
             # One after another: each fit begins where that of the last value ended.
-            found = {value: self._tried(module, value, fewer) for value in sorted(values)}
+            tried = {value: self._tried(module, value, fewer) for value in sorted(values)}
+            found = agreed(tried)
             best = max(found, key=found.get)
             scores = self.fitted[method, fit_on] = module.fit(problem, best)
         except ValueError as error:
             return Row(method, fit_on, refused=str(error))
-        after = self.judge(scores, self.reporting)
+        after = self.judge((scores, self.reporting))
         seconds = time.monotonic() - start
         return Row(
             method,
@@ -128,27 +129,24 @@ class Comparison:
             hasattr(scores, 'folded'),
         )
 
-    def _fewer(self, problem: Problem, fit_on: str) -> list[Problem]:
-        """What is fitted to when a value is tried, for each fold that judges it."""
+    def _fewer(self, problem: Problem, fit_on: str) -> list[tuple[Problem, np.ndarray]]:
+        """What is fitted to when a value is tried, and the images that this is judged by."""
         if fit_on == 'train':
-            return [_some(problem, problem.chosen, self.seed)] * len(self._folds)
+            return [(_some(problem, problem.chosen, self.seed), self.choosing)]
         image = problem.samples.image[problem.chosen]
-        others = (~np.isin(image, fold) for fold in self._folds)
-        return [_some(problem, problem.chosen[own], self.seed) for own in others]
+        others = [problem.chosen[~np.isin(image, fold)] for fold in self._folds]
+        return [(_some(problem, own, self.seed), fold) for own, fold in zip(others, self._folds)]
 
-    def _tried(self, module: Any, value: float, fewer: Sequence[Problem]) -> float:
+    def _tried(
+        self, module: Any, value: float, fewer: Sequence[tuple[Problem, np.ndarray]]
+    ) -> float:
         """The metric on the images that choose, of fits to some of the samples."""
-        for problem in {id(own): own for own in fewer}.values():
+        for problem, _ in fewer:
             problem.start = module.fit(problem, value)
-        # On a fold, what was fitted without it.
-        return self._by_folds([own.start for own in fewer])
+        return self._chosen_by(*((problem.start, images) for problem, images in fewer))
 
-    def _by_folds(self, scores: Sequence[Optional[nn.Module]]) -> float:
-        found = (
-            once(self.judge(own, fold), len(fold))[self.metric]
-            for own, fold in zip(scores, self._folds)
-        )
-        return float(np.mean(list(found)))
+    def _chosen_by(self, *parts: Part) -> float:
+        return once(self.judge(*parts), len(self.choosing))[self.metric]
 
 
 def _some(problem: Problem, chosen: np.ndarray, seed: int) -> Problem:

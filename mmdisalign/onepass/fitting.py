@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, NamedTuple, Optional, Protocol
+from typing import Callable, NamedTuple, Optional, Protocol, Union
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..calibration import AdaptiveCalibration
 from ..losses import weighted_cross_entropy
+from . import processes
 
 MAX_STEPS = 200
 MAX_EVALUATIONS = 250  # of the loss, in all steps
 MAX_ROUNDS = 20  # of a loss whose weights follow the scores
 TOLERANCE = 1e-6  # of the loss and of each parameter: a step that changes less is the last
-CHUNK = 1 << 24  # numbers that are calibrated at a time: 64 MB in float32
+CHUNK = 1 << 22  # numbers that are calibrated at a time: 16 MB in float32
 IN_MEMORY = 1 << 29  # numbers that stay in memory during a fit, in float32: 2 GB
 
 
@@ -109,6 +110,9 @@ class Samples:
             shape (S,). Default: None, 1.
         view: Number of the image as it was passed, with its augmentation, shape (S,). Default:
             None, each was passed once.
+        shared: Whether all processes of a group have the same samples, and each computes its share
+            of a fit, see :mod:`.processes`.
+        device: Where they are computed with.
     """
 
     features: np.ndarray
@@ -120,6 +124,8 @@ class Samples:
     rows: Optional[np.ndarray] = None
     quality: Optional[np.ndarray] = None
     view: Optional[np.ndarray] = None
+    shared: bool = False
+    device: Union[str, torch.device] = 'cpu'
 
     def __post_init__(self) -> None:
         if self.quality is None:
@@ -130,21 +136,25 @@ class Samples:
     def __len__(self) -> int:
         return len(self.label)
 
-    def chunks(self, chosen: np.ndarray, whole_images: bool = False) -> Iterable[Chunk]:
+    def chunks(
+        self, chosen: np.ndarray, whole_images: bool = False, *, share: bool = False
+    ) -> Iterable[Chunk]:
         """The chosen samples, (n,), as tensors, some at a time, in float32.
 
         Args:
             chosen: Which they are.
             whole_images: Whether all of an image as it was passed are in one part, which changes
                 the order.
+            share: Whether only the parts that this process computes with of shared samples. What
+                the parts are does not depend on the number of processes. Default: False.
 
         Returns:
-            The parts, to be passed more than once: held in memory, or where they are too many read
-            each time.
+            The parts, to be passed more than once: held in memory, that of the device, or where
+            they are too many read each time.
         """
-        numbers = len(chosen) * self.features[0].size + len(chosen) * self.logits[0].size
         positions, channels = self.features.shape[1:]
-        size = max(1, CHUNK // (positions * (channels + self.logits.shape[2])))
+        numbers = positions * (channels + self.logits.shape[2])
+        size = max(1, CHUNK // numbers)
         ends = np.arange(size, len(chosen), size)
         if whole_images:
             chosen = chosen[np.argsort(self.view[chosen], kind='stable')]
@@ -152,7 +162,10 @@ class Samples:
             ends = np.unique(of_images[np.searchsorted(of_images, ends)])
             ends = ends[ends < len(chosen)]
         parts = np.split(chosen, ends) if len(chosen) else []
-        return list(self._chunks(parts)) if numbers <= IN_MEMORY else _Again(self, parts)
+        if share and self.shared:
+            parts = parts[processes.rank() :: processes.number()]
+        fit = numbers * sum(map(len, parts)) <= _room(self.device)
+        return list(self._chunks(parts)) if fit else _Again(self, parts)
 
     def _chunks(self, parts: Sequence[np.ndarray]) -> Iterator[Chunk]:
         for index in parts:
@@ -171,7 +184,16 @@ class Samples:
                 torch.from_numpy(np.asarray(values[index], dtype=np.int64))
                 for values in (self.label, self.view)
             )
-            yield Chunk(features, logits, taps, label, weight, quality, view)
+            own = (features, logits, taps, label, weight, quality, view)
+            yield Chunk(*(values.to(self.device) for values in own))
+
+
+def _room(device: Union[str, torch.device]) -> int:
+    """How many numbers of samples a device holds during a fit."""
+    if torch.device(device).type != 'cuda':
+        return IN_MEMORY
+    # Half of what is free: a fit takes memory of its own. A number has 4 bytes.
+    return torch.cuda.mem_get_info(device)[0] // 8
 
 
 @dataclass
@@ -212,6 +234,7 @@ def sampled_loss(
     counted: Optional[Counted] = None,
     held: Optional[AdaptiveCalibration] = None,
     backward: bool = False,
+    shared: bool = False,
 ) -> float:
     """The loss over the data that samples stand for, estimated without bias.
 
@@ -226,8 +249,13 @@ def sampled_loss(
         held: Makes the scores that weights of the loss follow; they are behind all others. Default:
             None, there are none.
         backward: Whether to add the gradients to those of the calibration.
+        shared: Whether the chunks are this process's share. Default: False.
     """
-    loss = 0.0
+    parameters = [own for own in calibration.parameters() if own.requires_grad and backward]
+    # In float32, sums depend on how many threads or processes share them, and by that the fit
+    # would end elsewhere: its tolerance is as small.
+    sums = [torch.zeros(1, dtype=torch.float64, device=class_weight.device)]
+    sums += [torch.zeros_like(own, dtype=torch.float64) for own in parameters]
     for chunk in chunks:
         with torch.set_grad_enabled(backward):
             scores = calibrated_scores(calibration, chunk.features, chunk.logits, chunk.taps)
@@ -237,13 +265,19 @@ def sampled_loss(
                 scores = torch.cat([scores, others], dim=1)
             losses = element_losses(scores, chunk.label, chunk.quality, class_weight)
             losses = _weights(counted, scores, losses, chunk) * losses
-            # In float32, the sum depends on how many threads share it, and by that the fit would
-            # end elsewhere: its tolerance is as small.
-            part = losses.double().sum()
-        if backward:
-            (part / total).backward()
-        loss += part.item()
-    return loss / total
+            part = losses.double().sum() / total
+        gradients = torch.autograd.grad(part, parameters, allow_unused=True) if backward else ()
+        for own, more in zip(sums, (part.detach(), *gradients)):
+            if more is not None:
+                own += more
+    if shared:
+        flat = processes.summed(torch.cat([own.flatten() for own in sums]))
+        parts = flat.split([own.numel() for own in sums])
+        sums = [part.view_as(own) for part, own in zip(parts, sums)]
+    for parameter, own in zip(parameters, sums[1:]):
+        before = 0 if parameter.grad is None else parameter.grad
+        parameter.grad = (own + before).to(parameter.dtype)
+    return sums[0].item()
 
 
 def _weights(counted: Optional[Counted], scores: Tensor, losses: Tensor, chunk: Chunk) -> Tensor:
@@ -276,7 +310,9 @@ def sampled_sum(
     with torch.no_grad():
         for chunk in samples.chunks(chosen, whole_images=counted is not None):
             scores = calibrated_scores(calibration, chunk.features, chunk.logits, chunk.taps)
-            losses = element_losses(scores, chunk.label, chunk.quality, class_weight)
+            losses = element_losses(
+                scores, chunk.label, chunk.quality, class_weight.to(scores.device)
+            )
             weight = _weights(counted, scores, losses, chunk)
             total += float((weight * losses).sum())
             variance += float((weight * (weight - 1).clamp(min=0) * losses**2).sum())
@@ -309,7 +345,7 @@ def normalizer_of(
         of_each = samples.quality[chosen] if kind == 'qualities' else 1.0
         return max(1.0, float((weight * of_each)[positive].sum()))
     if kind == 'class_weight':
-        weight = weight * class_weight.double().numpy()[samples.label[chosen]]
+        weight = weight * class_weight.double().cpu().numpy()[samples.label[chosen]]
     return float(weight.sum()) * (num_elements if kind == 'elements' else 1.0)
 
 
@@ -347,10 +383,11 @@ def fit_calibration(
 
     That is the minimum that SGD with weight decay seeks. L-BFGS over all samples in float32, with a
     strong Wolfe line search; but for rounding, the result depends on the calibration's initial
-    weights alone.
+    weights alone. Of shared samples, each process computes the loss and the gradients of some
+    chunks, and all take the same steps by their sums.
 
     Args:
-        calibration: Fitted in place.
+        calibration: Fitted in place, on the device of the samples.
         samples: The samples.
         chosen: Which of them, (n,).
         class_weight: Shape (C,) or (C + 1,).
@@ -366,15 +403,17 @@ def fit_calibration(
     Raises:
         FloatingPointError: If the loss is no longer finite.
     """
+    calibration.to(samples.device)
     loss_of = partial(
         sampled_loss,
         calibration,
-        samples.chunks(chosen, whole_images=counted is not None),
-        class_weight,
+        samples.chunks(chosen, whole_images=counted is not None, share=True),
+        class_weight.to(samples.device),
         total,
         element_losses=element_losses,
         counted=counted,
         backward=True,
+        shared=samples.shared,
     )
     if not follows:
         return _minimise(calibration, loss_of, weight_decay, progress)
@@ -450,7 +489,8 @@ def balanced_score(
         for chunk in samples.chunks(chosen):
             scores = calibrated_scores(calibration, chunk.features, chunk.logits, chunk.taps)
             pairs = chunk.label * size + class_scores(scores).argmax(dim=1)
-            confusion += torch.bincount(pairs, chunk.weight.double(), minlength=size * size)
+            found = torch.bincount(pairs, chunk.weight.double(), minlength=size * size)
+            confusion += found.cpu()
     confusion = confusion.reshape(size, size)
     right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     whole = true if score == 'accuracy' else true + predicted - right

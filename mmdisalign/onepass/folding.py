@@ -93,7 +93,7 @@ def folded_state(model: nn.Module, fitted: Mapping[str, nn.Module]) -> dict[str,
             raise ValueError(f'{calibration} is of a layer that is not linear: it cannot be folded')
         for name in names:
             layer = model.get_submodule(name)
-            weight, bias = _folded(layer, layer.layout, scores)
+            weight, bias = _folded(layer, layer.layout, scores.to(layer.weight.device))
             if bias is not None and f'{name}.bias' not in state:
                 raise ValueError(f'{name} has no bias, which what is added to its scores needs')
             state[f'{name}.weight'] = weight

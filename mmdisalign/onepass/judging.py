@@ -18,6 +18,9 @@ ROUNDS = 1000  # of the bootstrap
 OVERALL = {'accuracy': ['top1', 'mean'], 'IoU': ['mIoU']}
 
 
+Part = tuple[Optional[nn.Module], np.ndarray]  # what a method has fitted, and numbers of images
+
+
 class Judged(Protocol):
     """What scores decide of I images."""
 
@@ -43,12 +46,12 @@ class Judge(Protocol):
     names: Sequence[str]
     images: np.ndarray
 
-    def __call__(self, scores: Optional[nn.Module], images: np.ndarray) -> Judged:
+    def __call__(self, *parts: Part) -> Judged:
         """Judge on some of the images.
 
         Args:
-            scores: What a method has fitted. None: the classifier's own scores.
-            images: Their numbers, ascending.
+            parts: Images, and what makes the scores on these: None, the classifier's own scores.
+                All are judged together.
         """
 
 
@@ -67,19 +70,31 @@ class SampleJudge:
         self.images = np.unique(samples.image)
 
     @torch.no_grad()
-    def __call__(self, scores: Optional[nn.Module], images: np.ndarray) -> Decided:
+    def __call__(self, *parts: Part) -> Decided:
         """Judge on some of the images, see :class:`Judge`."""
-        predicted, samples = [], self.samples
-        chosen = np.flatnonzero(np.isin(samples.image, images))
-        for chunk in samples.chunks(chosen):
-            own = scores or _Same(chunk.logits.shape[2])
-            made = calibrated_scores(own, chunk.features, chunk.logits, chunk.taps)
-            predicted.append(made.argmax(dim=1).numpy())
+        samples = self.samples
+        rows = [np.flatnonzero(np.isin(samples.image, images)) for _, images in parts]
+        predicted = [
+            decided
+            for own, (scores, _) in zip(rows, parts)
+            for decided in self._decide(scores, own)
+        ]
+        chosen = np.concatenate(rows)
         label, weight, image = (
             np.asarray(values)[chosen] for values in (samples.label, samples.weight, samples.image)
         )
-        place = np.searchsorted(images, image)
+        images = np.concatenate([own for _, own in parts])
+        order = np.argsort(images)
+        place = order[np.searchsorted(images, image, sorter=order)]
         return Decided(label, np.concatenate(predicted), weight, place, self.prior, self.kind)
+
+    def _decide(self, scores: Optional[nn.Module], chosen: np.ndarray) -> np.ndarray:
+        predicted = [np.zeros(0, np.int64)]
+        for chunk in self.samples.chunks(chosen):
+            own = (scores or _Same(chunk.logits.shape[2])).to(chunk.logits.device)
+            made = calibrated_scores(own, chunk.features, chunk.logits, chunk.taps)
+            predicted.append(made.argmax(dim=1).cpu().numpy())
+        return np.concatenate(predicted)
 
 
 @dataclass(frozen=True)
@@ -157,12 +172,13 @@ def metric_names(prior: ClassPrior, kind: str) -> list[str]:
     return [*OVERALL[kind], *partition(prior.groups)]
 
 
-def halves(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two halves of the images, ascending.
+def folds(images: np.ndarray, seed: int, number: int = 2) -> list[np.ndarray]:
+    """Parts of the images, each as large but for one image.
 
     Args:
         images: Their numbers.
-        seed: Decides which are in the first half, which may have one more.
+        seed: Decides which are in which.
+        number: Of the parts, at most. Default: 2.
 
     Raises:
         ValueError: If there are fewer than two.
@@ -173,8 +189,7 @@ def halves(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
             'choice out'
         )
     order = np.random.default_rng(seed).permutation(images)
-    first, last = np.split(order, [(len(images) + 1) // 2])
-    return np.sort(first), np.sort(last)
+    return np.array_split(order, min(number, len(images)))
 
 
 def once(judged: Judged, number: int) -> dict[str, float]:

@@ -37,6 +37,7 @@ from .fitting import (
 from .folding import classifier_of, vmf_of
 from .image_choice import ImageChoice, image_numbers
 from .methods import Problem
+from .processes import agreed
 
 EXP_SCALES = tuple(step / 5 for step in range(9))  # 0 to 1.6, what 'auto' tries
 HELD_OUT = 5  # one image of so many is held out for 'auto'
@@ -183,7 +184,7 @@ class OnePass:
         exp_scale: float,
         chosen: Optional[np.ndarray] = None,
     ) -> Fit:
-        """Fit a calibration, which is on the CPU, in place; see :func:`fit_calibration`."""
+        """Fit a calibration in place; see :func:`fit_calibration`."""
         own, loss = self.samples[name], self.losses[name]
         chosen = np.arange(len(own)) if chosen is None else chosen
         weight = class_weights(loss, exp_scale, self.zero_count)
@@ -259,7 +260,7 @@ class OnePass:
                 self.fit(calibration, name, exp_scale, fitted)
                 found = balanced_score(calibration, own, judged, score, loss.class_scores)
                 scores[exp_scale] += found / len(calibrations)
-        return scores
+        return agreed(scores)
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,7 @@ def check_fully(
     Args:
         collector: Of the model, whose calibration is fitted.
         samples: What it was fitted to.
-        calibration: It, on the CPU.
+        calibration: It.
         dataset: The images.
         choice: Which were passed.
         class_weight: Shape (C,).

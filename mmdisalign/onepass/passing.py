@@ -13,6 +13,7 @@ from typing import Any, Optional
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.device import get_device
 
 from .. import __version__
 from ..counting import classes_of_images
@@ -20,9 +21,16 @@ from ..counting.cache import file_identity
 from ..defaults import IMAGES_PER_CLASS
 from ..engine import iter_datasets
 from ..engine.configs import model_config
+from . import processes
 from .collect import Collector, SeededDataset, collect
+from .fitting import Samples
 from .image_choice import ImageChoice, enough_images, every_image, identity_of_images
 from .sample_cache import SampleCache
+
+
+def fit_device() -> str:
+    """Where samples are computed with: a GPU, or the CPU beside one without double precision."""
+    return get_device() if get_device() == 'cuda' else 'cpu'
 
 
 @dataclass
@@ -91,8 +99,11 @@ class ImagePass:
         dataset: SeededDataset,
         choice: ImageChoice,
         num_classes: int,
-    ) -> SampleCache:
+    ) -> tuple[dict[str, Samples], dict[str, float]]:
         """Keep samples of the chosen images.
+
+        Returns:
+            Samples by calibration, and how many elements came, ignored ones included.
 
         Raises:
             ValueError: If there is no room for a sample of each class.
@@ -104,10 +115,12 @@ class ImagePass:
                 f'there is no room for a sample of each class, which alone take {least / 1e6:.1f} '
                 'MB: raise --cache-size'
             )
-        identity = self.identity(choice, capacities, dataset.dataset)
+        # Of the first: the times of change of files differ on disks of their own.
+        identity = processes.of_first(lambda: self.identity(choice, capacities, dataset.dataset))
         cache = SampleCache(self.cache_dir, identity, collector.layouts, capacities)
         self.cache = cache
         size = sum(collector.layouts[name].bytes * own.sum() for name, own in capacities.items())
+        size *= processes.number()  # each has all slots: a class's samples may all come to one
         slots = sum(int(own.sum()) for own in capacities.values())
         print(
             f'{choice.how(len(dataset.dataset))}, and {collector.how}. Up to {slots:,} '
@@ -115,12 +128,13 @@ class ImagePass:
             'a class with more samples than slots, each is kept with the same probability.'
         )
         batch_size = self.loader.batch_size
-        if cache.resumed:
-            print(f'Going on after {min(cache.done * batch_size, len(choice)):,} images.')
+        done = sum(processes.gathered(cache.done))
+        if done:
+            print(f'Going on after {min(done * batch_size, len(choice)):,} images.')
         self.remove_others(cache.folder)
         workers = self.loader.get('num_workers', 0)
         collect(collector, cache, dataset, choice, batch_size=batch_size, num_workers=workers)
-        return cache
+        return cache.merged(fit_device())
 
     def remove(self) -> None:
         """Delete the samples, if there are any."""
@@ -129,7 +143,7 @@ class ImagePass:
 
     def remove_others(self, folder: Path) -> None:
         """Delete what other arguments left beside a folder of samples, unless that is to stay."""
-        if not self.keep:
+        if not self.keep and processes.rank() == 0:
             for other in set(self.cache_dir.glob('samples_*')) - {folder}:
                 shutil.rmtree(other)
 

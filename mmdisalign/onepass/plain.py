@@ -45,8 +45,8 @@ class Fitted:
                 f'expected logits (N, {self.num_scores}) and features of as many, got '
                 f'{tuple(z.shape)} and {tuple(x.shape)}'
             )
-        own = self.scores.num_classes
-        scores = torch.cat([self.scores(z[:, :own], x), z[:, own:]], dim=1)
+        own, layer = self.scores.num_classes, self.scores.to(z.device)
+        scores = torch.cat([layer(z[:, :own], x.to(z.device)), z[:, own:]], dim=1)
         return scores if isinstance(logits, Tensor) else scores.numpy()
 
     def folded(
@@ -68,7 +68,8 @@ class Fitted:
             )
         with torch.no_grad():
             own = None if bias is None else torch.as_tensor(bias)
-            return self.scores.folded(torch.as_tensor(weight), own)
+            weight = torch.as_tensor(weight)
+            return self.scores.to(weight.device).folded(weight, own)
 
 
 def fit(
@@ -90,7 +91,8 @@ def fit(
     """Fit a second-stage method to what a classifier saw and said.
 
     Args:
-        features: What its last layer saw, shape (N, F).
+        features: What its last layer saw, shape (N, F). Of tensors, their device is where the
+            method is fitted.
         logits: What it said, shape (N, C); with a background, whose score is the last, (N, C + 1).
         labels: What it should have said, integers, shape (N,); C is the background. There is a
             sample of each class that the prior has.
@@ -126,6 +128,7 @@ def fit(
         label=y,
         weight=np.ones(len(y)),
         image=np.arange(len(y)),
+        device=features.device if isinstance(features, Tensor) else 'cpu',
     )
     module = method_named(method)
     value = _checked_value(method, value)
@@ -172,8 +175,10 @@ def _checked_layer(
     """
     if weight is None:
         return None, None
-    w, x, z = (torch.as_tensor(values).detach().float() for values in (weight, features, logits))
-    b = None if bias is None else torch.as_tensor(bias).detach().float()
+    w, x, z = (
+        torch.as_tensor(values).detach().cpu().float() for values in (weight, features, logits)
+    )
+    b = None if bias is None else torch.as_tensor(bias).detach().cpu().float()
     if w.shape != (z.shape[1], x.shape[1]) or (b is not None and b.shape != z.shape[1:]):
         given = f'weight {tuple(w.shape)}' + ('' if b is None else f' and bias {tuple(b.shape)}')
         raise ValueError(

@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS
 from ..calibration import ClassPrior
 from ..counting.counting import listed
 from ..engine import iter_datasets, type_name
+from . import processes
 from .collect import Collector, SeededDataset
 from .fitting import Samples
 from .image_choice import image_numbers
@@ -69,10 +70,11 @@ class FitOnValidation:
         """
         numbers = image_numbers(self.dataset, np.arange(len(self.dataset)))
         among = np.flatnonzero(np.isin(numbers, choosing))
-        choice = self.passing.choice(self.dataset, prior, per_class, passes, among)
+        choice = processes.of_first(
+            lambda: self.passing.choice(self.dataset, prior, per_class, passes, among)
+        )
         seeded = SeededDataset(self.dataset, self.passing.seed)
-        cache = self.passing.collect(collector, seeded, choice, len(prior))
-        return Collected(cache.samples(), cache.elements)
+        return Collected(*self.passing.collect(collector, seeded, choice, len(prior)))
 
     def remove(self) -> None:
         """Delete the samples."""

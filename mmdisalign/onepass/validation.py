@@ -101,9 +101,9 @@ class Validation:
         collector.training = False
         choice = every_image(len(self.dataset), 1, self.prior)
         seeded = SeededDataset(self.dataset, self.passing.seed)
-        cache = self.passing.collect(collector, seeded, choice, len(self.prior))
-        (reservoir,) = cache.reservoirs.values()
-        return SampleJudge(reservoir.samples(), self.prior, SCORES[self.passing.plugin])
+        found, _ = self.passing.collect(collector, seeded, choice, len(self.prior))
+        (samples,) = found.values()
+        return SampleJudge(samples, self.prior, SCORES[self.passing.plugin])
 
     def remove(self) -> None:
         """Delete what is kept of the images."""

@@ -24,11 +24,12 @@ def fit(problem: Problem, value: float) -> LinearScores:
     problem.no_background('ncm', 'a background is many things, and not near one mean')
     problem.softmax_only('ncm')
     problem.classifier('ncm')
-    sums = torch.zeros(problem.num_classes, problem.in_channels, dtype=torch.float64)
+    size, device = (problem.num_classes, problem.in_channels), problem.samples.device
+    sums = torch.zeros(size, dtype=torch.float64, device=device)
     for chunk in problem.samples.chunks(problem.chosen):
         features = (chunk.features * chunk.taps[..., None]).sum(dim=1)
         sums.index_add_(0, chunk.label, features.double() * chunk.weight[:, None])
-    absent = np.flatnonzero(~sums.any(dim=1).numpy())
+    absent = np.flatnonzero(~sums.any(dim=1).cpu().numpy())
     if len(absent):
         names = ', '.join(problem.prior.name_of(number) for number in absent)
         raise problem.refuse('ncm', f'there is no sample, so no mean, of {names}')
