@@ -27,8 +27,8 @@ METHODS = {
     'cosine': 'cosine classifier',
     'disalign_cosine': 'DisAlign of the cosine classifier',
 }
-# Post-hoc methods, with the config that they change the classifier of.
-POSTHOC = {'tau-norm': 'stage1', 'ncm': 'cosine', 'logit-adjustment': 'stage1'}
+# Methods that are not trained.
+POSTHOC = ('tau-norm', 'ncm', 'logit-adjustment')
 
 Row = tuple[str, Mapping[str, Optional[float]], Optional[float]]
 
@@ -95,12 +95,10 @@ def train(method: str, seed: int, exp_scale: Optional[float]) -> Row:
 
 def posthoc(method: str) -> Row:
     """Change the classifier of stage 1 and evaluate it."""
-    out, config = OUT / f'{method}.pth', POSTHOC[method]
-    command = [method, CONFIGS / f'{config}.py', stage1(), out]
-    if method == 'logit-adjustment':
-        command += ['--prior', LIST]
-    minutes = run_tool('posthoc', *command, '--work-dir', OUT / method, log=OUT / f'{method}.log')
-    return method, evaluate(config, out, method), minutes
+    out = OUT / f'{method}.pth'
+    command = [CONFIGS / 'stage1.py', stage1(), '--out', out, '--method', method, '--no-split-val']
+    minutes = run_tool('calibrate', *command, log=out.with_suffix('.log'))
+    return method, evaluate('stage1', out, method), minutes
 
 
 def evaluate(

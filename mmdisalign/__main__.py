@@ -12,7 +12,6 @@ COMMANDS = {
     'calibrate': ('calibrate', 'calibrate a trained model in one pass over its training data'),
     'convert-released': ('convert_released', "read the authors' released checkpoints"),
     'demo': ('demo', 'train both stages on small synthetic data, and report'),
-    'posthoc': ('posthoc', 'rebalance a trained classifier without training it'),
     'prior': ('class_prior', 'count the classes of the training data'),
     'test': ('test', 'evaluate a checkpoint'),
     'train': ('train', 'train a config'),

@@ -166,35 +166,36 @@ def test_two_processes_retrain_the_classifier(repo: Path, project: Path) -> None
     assert mean > result(project, 'stage1')['mean'] + 10
 
 
+def calibrate(repo: Path, project: Path, method: str, *options: object, ok: bool = True) -> str:
+    command = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1/epoch_4.pth']
+    command += ['--out', f'{method}.pth', '--method', method, '--metric', 'mean']
+    return run(repo, project, *command, *options, ok=ok)
+
+
 @pytest.mark.parametrize('method', ['tau-norm', 'logit-adjustment'])
-def test_post_hoc_methods_choose_a_value_and_raise_the_mean(
+def test_what_learns_nothing_needs_no_training_image_and_raises_the_mean(
     repo: Path, project: Path, method: str
 ) -> None:
-    command = [sys.executable, repo / 'tools/posthoc.py', method, 'stage1.py']
-    command += ['stage1/epoch_4.pth', f'{method}.pth', '--prior', 'images/train.txt']
-    output = run(repo, project, *command, '--value', 0, 0.5, 1)
-    table = output[output.index('| value |') :].splitlines()
-    scores = [float(line.split('|')[2]) for line in table[2 : 2 + 3]]
-    after = test(repo, project, 'stage1.py', f'{method}.pth', method)
-    assert after['mean'] == pytest.approx(max(scores), abs=1e-3)
-    # With the value 0 nothing changes.
-    assert scores[0] == pytest.approx(result(project, 'stage1')['mean'], abs=1e-3)
+    output = calibrate(repo, project, method, '--prior', 'images/train.txt', '--no-split-val')
+    assert f'of {sum(COUNTS)} images' not in output and '160 of 160 images' in output
+    (before, row) = json.loads((project / f'{method}_methods.json').read_text())['methods']
+    after = test(repo, project, f'{method}.py', f'{method}.pth', method)
+    # Features are in half precision where it is chosen: that may turn one image of 160.
+    assert after['mean'] == pytest.approx(row['values']['mean'], abs=100 / 160)
+    assert before['values']['mean'] == pytest.approx(result(project, 'stage1')['mean'], abs=1e-3)
+    assert row['value'] > 0 and after['mean'] > before['values']['mean']
 
 
-def test_class_means_become_the_weights_of_a_cosine_classifier(repo: Path, project: Path) -> None:
-    command = [sys.executable, repo / 'tools/posthoc.py', 'ncm']
-    run(repo, project, *command, 'cosine.py', 'stage1/epoch_4.pth', 'ncm.pth')
+def test_class_means_become_the_weights_of_the_classifier(repo: Path, project: Path) -> None:
+    options = ['--images-per-class', 'all', '--passes', 1]
+    calibrate(repo, project, 'ncm', *options)
     own = torch.load(project / 'ncm.pth', weights_only=False)['state_dict']
     features, labels = features_of_training_images(project)
     means = torch.stack([features[labels == label].mean(0) for label in range(4)])
-    # Batches are summed in another order.
-    torch.testing.assert_close(own['head.fc.weight'], means, rtol=1e-4, atol=1e-5)
-    assert test(repo, project, 'cosine.py', 'ncm.pth', 'ncm')['mean'] > 50
-    output = run(
-        repo, project, *command, 'stage1.py', 'stage1/epoch_4.pth', 'no.pth', ok=False
-    )  # fmt: skip
-    assert 'ncm needs a config whose head is CosineClsHead, not LinearClsHead' in output
-    assert not (project / 'no.pth').exists()
+    directions = torch.nn.functional.normalize(means)
+    # Features are kept in half precision.
+    torch.testing.assert_close(own['head.fc.weight'], directions, rtol=1e-3, atol=1e-4)
+    assert test(repo, project, 'ncm.py', 'ncm.pth', 'ncm')['mean'] > 50
 
 
 def features_of_training_images(project: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -220,15 +221,8 @@ def test_a_checkpoint_that_does_not_fit_is_not_changed(repo: Path, project: Path
     state = torch.load(project / 'stage1/epoch_4.pth', weights_only=False)['state_dict']
     del state['backbone.stem.conv.weight']
     torch.save({'state_dict': state}, project / 'half.pth')
-    command = [sys.executable, repo / 'tools/posthoc.py', 'tau-norm', 'stage1.py', 'half.pth']
-    output = run(repo, project, *command, 'no.pth', '--value', 1, ok=False)
-    assert 'missing keys in source state_dict: backbone.stem.conv.weight' in output
-    assert not (project / 'no.pth').exists()
-
-
-def test_a_metric_that_is_not_evaluated_is_named(repo: Path, project: Path) -> None:
-    command = [sys.executable, repo / 'tools/posthoc.py', 'tau-norm', 'stage1.py']
-    command += ['stage1/epoch_4.pth', 'no.pth', '--metric', 'mIoU']
+    command = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'half.pth']
+    command += ['--method', 'tau-norm', '--value', 1, '--out', 'no.pth']
     output = run(repo, project, *command, ok=False)
-    assert 'the evaluation has no mIoU; it has accuracy/top1' in output
+    assert 'half.pth' in output and 'backbone.stem.conv.weight' in output
     assert not (project / 'no.pth').exists()

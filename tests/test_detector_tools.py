@@ -188,15 +188,11 @@ def test_what_cannot_choose_for_a_detector_is_said(
 def test_norcal_divides_by_the_image_counts_and_leaves_the_background(
     repo: Path, project: Path
 ) -> None:
-    command = [sys.executable, repo / 'tools/posthoc.py', 'norcal', 'stage1.py', 'stage1.pth']
-    annotations = 'scenes/annotations/scenes_train.json'
-    options = ['--prior', annotations, '--unit', 'images', '--value', 0.5, 0.6]
-    output = run(repo, project, *command, 'norcal.pth', *options)
-    assert '| lvis/bbox_AP |' in output
-    scores = dict(re.findall(r'^\| (0\.[56]) +\| +([\d.]+) \|$', output, re.MULTILINE))
-    assert set(scores) == {'0.5', '0.6'}
-    gamma = max(scores, key=lambda value: float(scores[value]))
-    assert f'norcal with {gamma}: norcal.pth' in output
+    command = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth']
+    annotations, gamma = 'scenes/annotations/scenes_train.json', 0.6
+    options = ['--prior', annotations, '--method', 'norcal', '--value', gamma, '--fold']
+    output = run(repo, project, *command, '--out', 'norcal.pth', *options)
+    assert 'norcal, γ = 0.6. Written to norcal.pth, the stock model' in output
     before, after = (
         torch.load(project / path, weights_only=False)['state_dict']
         for path in ('stage1.pth', 'norcal.pth')
@@ -205,7 +201,7 @@ def test_norcal_divides_by_the_image_counts_and_leaves_the_background(
     assert changed == {'roi_head.bbox_head.fc_cls.bias'}
     content = json.loads((project / annotations).read_text())
     images = [category['image_count'] for category in content['categories']]
-    expected = torch.cat([-float(gamma) * torch.tensor(images).float().log(), torch.zeros(1)])
+    expected = torch.cat([-gamma * torch.tensor(images).float().log(), torch.zeros(1)])
     shift = after['roi_head.bbox_head.fc_cls.bias'] - before['roi_head.bbox_head.fc_cls.bias']
     torch.testing.assert_close(shift, expected)
 

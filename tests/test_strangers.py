@@ -78,8 +78,8 @@ WRONG = [
     ('analyze', ['nowhere.json', 'two.json', '--out', 'page'], 'there is no nowhere.json'),
     ('analyze', ['two.json', 'zero.json', '--out', 'page'], 'two.json'),
     (
-        'posthoc',
-        ['logit-adjustment', *PAIR, 'new/none.pth', '--prior', 'two.json', '--value', '1'],
+        'calibrate',
+        [*PAIR, '--method', 'logit-adjustment', '--prior', 'two.json', '--value', '1'],
         'two.json: the class prior has 2',
     ),
     ('convert_released', ['cut.pth', 'new/none.pth'], 'cut.pth cannot be read as a checkpoint'),
@@ -102,7 +102,7 @@ def test_a_wrong_use_is_a_line_or_two_and_leaves_nothing(
     monkeypatch.chdir(project)
     if tool == 'calibrate' and '--out' not in arguments:
         arguments = [*arguments, '--out', 'new/none.pth']
-    if tool in ('train', 'test', 'posthoc'):
+    if tool in ('train', 'test'):
         arguments = [*arguments, '--work-dir', 'work']
     monkeypatch.setattr(sys, 'argv', [script, *arguments])
     before = set(project.rglob('*'))
@@ -123,7 +123,6 @@ MISSING = {  # a use of each tool that names a file that is not there
     'class_prior': 'nowhere.py',
     'convert_released': 'nowhere.pth new.pth',
     'demo': 'nowhere',
-    'posthoc': 'tau-norm nowhere.py nowhere.pth new.pth',
     'test': 'nowhere.py nowhere.pth',
     'train': 'nowhere.py',
 }

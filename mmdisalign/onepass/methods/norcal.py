@@ -13,9 +13,12 @@ VALUES = (0.6, 0.0, 0.2, 0.4, 0.8, 1.0)
 def fit(problem: Problem, value: float) -> AffineScores:
     """Shift the scores by -γ log n with γ = ``value``, see :func:`normalized_calibration`.
 
-    The background's stays. Without one, the counts are but frequencies: that is logit adjustment.
+    n is the number of images of a class, as in the paper, or where that is not known its count. The
+    background's score stays. Without one, n is but a frequency: that is logit adjustment.
     """
     problem.softmax_only('norcal')
     if not problem.has_background:
         raise problem.refuse('norcal', 'there is no background score; its form is logit-adjustment')
-    return AffineScores.shifted(normalized_calibration(problem.prior, value)).requires_grad_(False)
+    prior = problem.prior
+    numbers = prior.counts if prior.images is None else prior.images
+    return AffineScores.shifted(normalized_calibration(numbers, value)).requires_grad_(False)
