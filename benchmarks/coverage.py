@@ -1,6 +1,6 @@
 """How much of the stock model zoos of OpenMMLab can mmdisalign calibrate?
 
-    python benchmarks/coverage.py [--libs seg det cls] [--only WORD] [--out FILE]
+    python benchmarks/coverage.py [--libs seg det cls] [--only WORD] [--jobs N] [--out FILE]
 
 Reads every config that ships in the wheels of mmseg, mmdet and mmpretrain (``.mim/configs``),
 groups them by model and heads, and tries the lightest config of each group on two routes:
@@ -35,11 +35,13 @@ import importlib.util
 import io
 import json
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -244,9 +246,10 @@ def lightened(cfg: Any, size: int) -> None:
             part.update(score_thr=0.0, max_per_img=20)
         if isinstance(part, dict) and part.get('panoptic_on'):
             part.update(object_mask_thr=0.0, iou_thr=0.0)
-    for part in (test.get('rpn'), (cfg.get('train_cfg') or {}).get('rpn_proposal')):
+    proposals = (test.get('rpn'), 5), ((cfg.get('train_cfg') or {}).get('rpn_proposal'), 16)
+    for part, number in proposals:
         if isinstance(part, dict) and 'max_per_img' in part:  # V3Det has 13,204 classes for each
-            part.update(nms_pre=100, max_per_img=16)
+            part.update(nms_pre=100, max_per_img=number)
     train = (cfg.get('train_cfg') or {}).get('rcnn') or {}
     for part in train if isinstance(train, (list, tuple)) else [train]:
         if part.get('sampler'):
@@ -315,7 +318,7 @@ def image_size(cfg: Any, lib: str) -> int:
     anchors = (cfg.model.get('bbox_head') or {}) if lib == 'det' else {}
     if isinstance(anchors, dict) and (anchors.get('anchor_generator') or {}).get('input_size'):
         return anchors['anchor_generator']['input_size']  # SSD's
-    fixed = size and backbone.get('type') in ('BEiT', 'MAE', 'VisionTransformer')
+    fixed = size and backbone.get('type') in ('BEiT', 'MAE')
     return size if fixed else 128
 
 
@@ -732,7 +735,7 @@ def worker(lib: str, *extra: str) -> subprocess.Popen:
 
 
 class Zoo:
-    """The groups of a library, examined by a process of their own."""
+    """The groups of a library."""
 
     def __init__(self, lib: str, only: Optional[str]) -> None:
         self.lib, self.only = lib, only
@@ -753,25 +756,36 @@ class Zoo:
             found = [each for each in found if self.only in each['group'] + each['name']]
         return found
 
-    def examine(self, groups: list[dict]) -> None:
-        process = worker(self.lib)
-        for group in groups:
-            if group['none']:
-                group['lines'] = group['one_pass'] = ('-', group['none'])
-                continue
-            process.stdin.write(json.dumps(group) + '\n')
-            process.stdin.flush()
-            line = process.stdout.readline()
-            if not line:
-                died = ('crash', f'the process died: {process.wait()}')
-                group.update(lines=died, one_pass=died)
-                process = worker(self.lib)
-                continue
-            group.update(json.loads(line))
-            took, came = group['seconds'], f'{group["lines"][0]}, {group["one_pass"][0]}'
-            print(f'{took:4.0f} s  {self.lib} {group["group"]}: {came}', file=sys.stderr)
-        process.stdin.close()
-        process.wait()
+
+class Examiner:
+    """Examines groups one after another, those of a library in a process that has imported it."""
+
+    def __init__(self) -> None:
+        self.processes: dict[str, subprocess.Popen] = {}
+
+    def run(self, groups: queue.SimpleQueue) -> None:
+        """Examine what is in the queue, until it is empty."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._examine(groups.get_nowait())
+        for process in self.processes.values():
+            process.stdin.close()
+            process.wait()
+
+    def _examine(self, group: dict) -> None:
+        lib = group['lib']
+        process = self.processes.get(lib) or worker(lib)
+        self.processes[lib] = process
+        process.stdin.write(json.dumps(group) + '\n')
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if not line:
+            died = ('crash', f'the process died: {self.processes.pop(lib).wait()}')
+            group.update(lines=died, one_pass=died)
+            return
+        group.update(json.loads(line))
+        took, came = group['seconds'], f'{group["lines"][0]}, {group["one_pass"][0]}'
+        print(f'{took:4.0f} s  {lib} {group["group"]}: {came}', file=sys.stderr)
 
 
 def table(groups: list[dict]) -> str:
@@ -794,28 +808,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--libs', nargs='+', choices=list(LIBS), default=list(LIBS))
     parser.add_argument('--only', help='only groups with this in their name, or that of the config')
+    parser.add_argument('--jobs', type=int, default=2, help='groups at a time; default: 2')
     parser.add_argument('--out', help='also write the results as JSON')
     args = parser.parse_args()
     start = time.monotonic()
-    import threading
-
     zoos = [Zoo(lib, args.only) for lib in args.libs]
-    every: dict[str, list[dict]] = {}
-
-    def run(libs: list[Zoo]) -> None:
-        for zoo in libs:
-            groups = zoo.groups()
-            zoo.examine(groups)
-            every[zoo.lib] = groups
-
-    # Two processes at a time: the detectors take as long as all else.
-    halves = [[z for z in zoos if z.lib == 'det'], [z for z in zoos if z.lib != 'det']]
-    threads = [threading.Thread(target=run, args=(half,)) for half in halves]
+    every = {zoo.lib: zoo.groups() for zoo in zoos}
+    groups = [group for zoo in zoos for group in every[zoo.lib]]
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    for group in groups:
+        if group['none']:
+            group['lines'] = group['one_pass'] = ('-', group['none'])
+        else:
+            waiting.put(group)
+    threads = [threading.Thread(target=Examiner().run, args=(waiting,)) for _ in range(args.jobs)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    groups = [group for zoo in zoos for group in every[zoo.lib]]
     print(table(groups))
     print()
     for zoo in zoos:

@@ -14,6 +14,7 @@ import gpu
 import inference
 import iteration
 import lvis_eval
+import methods
 import one_pass
 import tiled_loss
 from stage2 import BENCH, Stage2
@@ -68,6 +69,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], str]] = {
     'facade': lambda args: FACADE.run(args.seeds, args.exp_scale),
     'cifar10_lt': lambda args: cifar10_lt.run(args.seeds, args.exp_scale or [1.2]),
     'one_pass': one_pass_tables,
+    'methods': lambda args: methods.run(args.seeds),
     'signs': lambda args: families.signs(args.seeds),
     'signs_retinanet': lambda args: families.signs_retinanet(args.seeds),
     'camvid_mask2former': camvid_mask2former,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dis
+import gc
 import os
+import runpy
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from io import FileIO, TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Optional, Union
@@ -85,6 +88,30 @@ def run(main: Callable[[], None]) -> None:
             raise
         print(f'error: {_short(error)}{advice}', file=sys.stderr)
         sys.exit(1)
+
+
+def be_script(command: list[str], folder: str, env: Mapping[str, str], log: str) -> None:
+    """Be, in a fork, as a process that was started with a script.
+
+    Args:
+        command: The script and its arguments.
+        folder: Folder to run it in.
+        env: Its environment.
+        log: File to whose end goes its output.
+    """
+    gc.freeze()  # what was imported stays; mmengine collects garbage for each data set
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    files = (FileIO(stream, 'w', closefd=False) for stream in (1, 2))
+    sys.stdout, sys.stderr = (TextIOWrapper(file, line_buffering=True) for file in files)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = list(command)
+    paths = filter(None, env['PYTHONPATH'].split(os.pathsep))
+    sys.path[:0] = [str(Path(command[0]).parent), *paths]
+    runpy.run_path(command[0], run_name='__main__')
 
 
 def check_files(*paths: Union[str, Path, None]) -> None:

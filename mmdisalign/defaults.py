@@ -9,6 +9,7 @@ DEMO_TASKS = ('segmentation', 'instances')
 # By plug-in. An image of a classifier is one sample; the others have many of a class.
 IMAGES_PER_CLASS = {'segmentation': 48, 'detection': 64, 'classification': 400}
 PASSES = 4
+FIT_ON = ('train', 'val', 'both', 'best')  # what a calibration is fitted to, or the best of these
 
 
 def prior_of(out: Path) -> Path:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import time
-from io import FileIO, TextIOWrapper
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -21,11 +21,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, Registry, init_default_scope
 from PIL import Image
 
+from mmdisalign.cli import be_script
 from mmdisalign.data.scenes import SceneSpec, render_scene, write_ade20k
 
 # What a tool imports before it does anything. Nothing of ours: each run of a tool imports that.
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['mmseg.apis', 'mmdet.apis', 'mmpretrain.apis'])
+SERVER.set_forkserver_preload(['mmseg.apis', 'mmdet.apis', 'mmpretrain.apis', 'tests.once'])
 STAGE_1 = """
 _base_ = __import__('mmdisalign').config_path('demo/fcn_r18_scenes-96x96.py')
 train_dataloader = dict(
@@ -77,6 +78,14 @@ def run(repo: Path, project: Path, *command: object, ok: bool = True) -> str:
     return output
 
 
+def run_in_two(repo: Path, project: Path, *command: object) -> str:
+    """Run a script in two processes that know of each other, as dist_train.sh starts them.
+
+    The launchers have their own tests; each launch imports everything three times.
+    """
+    return ''.join(run_together(repo, project, 2, *command))
+
+
 def run_together(
     repo: Path, project: Path, number: int, *command: object, ok: bool = True, kill_at: str = ''
 ) -> list[str]:
@@ -84,17 +93,11 @@ def run_together(
 
     They are killed -9 once there is a file, ``kill_at``.
     """
-    shared = {**environment(repo), 'WORLD_SIZE': str(number), 'MASTER_ADDR': '127.0.0.1'}
-    shared['MASTER_PORT'] = shared['PORT']
-    started = []
-    for rank in range(number):
-        env = {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}
-        log = str(project / f'{rank}_of_{number}.log')
-        Path(log).unlink(missing_ok=True)
-        words = [str(part) for part in command[1:]]
-        args = (words, str(project), env, log)
-        started.append(SERVER.Process(target=_run_script, args=args))
-        started[-1].start()
+    script, started, logs = [str(part) for part in command[1:]], [], []
+    for rank, env in enumerate(_environments(repo, number)):
+        logs.append(project / f'{rank}_of_{number}.log')
+        logs[-1].unlink(missing_ok=True)
+        started.append(_fork(be_script, script, project, env, str(logs[-1])))
     deadline = time.time() + 120
     while any(each.is_alive() for each in started) and time.time() < deadline:
         if kill_at and list(project.glob(kill_at)):
@@ -103,13 +106,22 @@ def run_together(
     for each in started:
         each.kill()
         each.join()
-    output = [(project / f'{rank}_of_{number}.log').read_text() for rank in range(number)]
+    output = [log.read_text() for log in logs]
     if kill_at:
         assert list(project.glob(kill_at)), output
         assert all(each.exitcode == -signal.SIGKILL for each in started)
     else:
         assert all((each.exitcode == 0) is ok for each in started), output
     return output
+
+
+def _environments(repo: Path, ranks: int) -> list[dict[str, str]]:
+    """The environment of each of the processes of a launch; that of one knows of no others."""
+    env = environment(repo)
+    if ranks == 1:
+        return [env]
+    env.update(WORLD_SIZE=str(ranks), MASTER_ADDR='127.0.0.1', MASTER_PORT=env['PORT'])
+    return [{**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)} for rank in range(ranks)]
 
 
 def _started(command: list[str], project: Path, env: dict[str, str], log: str) -> int:
@@ -120,54 +132,54 @@ def _started(command: list[str], project: Path, env: dict[str, str], log: str) -
 
 
 def _forked(command: list[str], project: Path, env: dict[str, str], log: str) -> int:
+    return _end(_fork(be_script, command[1:], project, env, log))
+
+
+def _fork(be: Callable[..., None], script: list[str], project: Path, *rest: object) -> BaseProcess:
     """Run a script in a fork of a process that has imported what scripts spend seconds on."""
-    process = SERVER.Process(target=_run_script, args=(command[1:], str(project), env, log))
+    process = SERVER.Process(target=be, args=(script, str(project), *rest))
     process.start()
+    return process
+
+
+def _end(process: BaseProcess) -> int:
+    """The exit status of a process, once it has ended."""
     process.join(300)
     if process.exitcode is None:
         process.kill()
-        raise TimeoutError(f'{" ".join(command)} took more than 300 s')
+        raise TimeoutError('a script took more than 300 s')
     return process.exitcode
 
 
-def _run_script(command: list[str], project: str, env: dict[str, str], log: str) -> None:
-    """In the fork: be as a process that was started with this script."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(output, stream)
-    files = (FileIO(stream, 'w', closefd=False) for stream in (1, 2))
-    sys.stdout, sys.stderr = (TextIOWrapper(file, line_buffering=True) for file in files)
-    os.chdir(project)
-    os.environ.clear()
-    os.environ.update(env)
-    sys.argv = command
-    paths = [str(Path(command[0]).parent), *filter(None, env['PYTHONPATH'].split(os.pathsep))]
-    sys.path[:0] = paths
-    runpy.run_path(command[0], run_name='__main__')
-
-
-def kill_after_first_checkpoint(repo: Path, project: Path, work_dir: str, *command: object) -> None:
+def kill_after_first_checkpoint(
+    repo: Path, project: Path, work_dir: str, *command: object, ranks: int = 1
+) -> None:
     """Start a training, and kill -9 all its processes as soon as there is a checkpoint."""
-    marker = f'{work_dir}/last_checkpoint'
-    kill_when(repo, project, marker, *command, '--work-dir', work_dir)
+    marker = project / work_dir / 'last_checkpoint'
+    kill_when(repo, project, marker.exists, *command, '--work-dir', work_dir, ranks=ranks)
 
 
-def kill_when(repo: Path, project: Path, pattern: str, *command: object) -> None:
-    """Run a command in the project's folder, and kill -9 all its processes once a file is there."""
-    process = subprocess.Popen(
-        [str(part) for part in command],
-        cwd=project,
-        env=environment(repo),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def kill_when(
+    repo: Path, project: Path, begun: Callable[[], object], *command: object, ranks: int = 1
+) -> None:
+    """Run a script in the project's folder, and kill -9 all its processes once it has begun."""
+    script = [str(part) for part in command[1:]]
+    group = [
+        _fork(_lead_script, script, project, env, os.devnull) for env in _environments(repo, ranks)
+    ]
     deadline = time.time() + 120
-    while not list(project.glob(pattern)) and time.time() < deadline:
+    while not begun() and time.time() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert list(project.glob(pattern))
+    for process in group:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    assert begun()
+
+
+def _lead_script(*arguments: object) -> None:
+    """Be a script that leads its own group of processes."""
+    os.setsid()
+    be_script(*arguments)
 
 
 def save_untrained(config: Path, checkpoint: Path) -> None:

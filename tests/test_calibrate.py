@@ -6,20 +6,21 @@ import json
 import re
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from project import kill_when, run, write_stage1
 
-PASSES = 2
+IMAGES, PASSES = 88, 2
 
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a config that knows nothing of calibration, and a checkpoint."""
     root = tmp_path_factory.mktemp('project')
-    write_stage1(root, num_train=132, num_val=11, num_workers=1)
+    write_stage1(root, num_train=IMAGES, num_val=11, num_workers=1)
     return root
 
 
@@ -48,7 +49,7 @@ def test_only_the_calibration_changed(project: Path, calibrated: str) -> None:
 
 
 def test_it_says_what_it_does(project: Path, calibrated: str) -> None:
-    assert '132 of 132 images, 2 times, 264 in all, and at most 64 pixels' in calibrated
+    assert '88 of 88 images, 2 times, 176 in all, and at most 64 pixels' in calibrated
     assert 'MB in kept' in calibrated
     assert json.loads((project / 'whole_prior.json').read_text())['classes'][0]
 
@@ -71,8 +72,8 @@ def test_few_images_do_and_a_config_of_stage_2_has_its_own_exp_scale(
     )
     tool = [sys.executable, repo / 'tools/calibrate.py', 'stage2.py', 'stage1.pth']
     output = run(repo, project, *tool, '--out', 'few.pth', '--images-per-class', 6)
-    (images,) = re.search(r'(\d+) of 132 images', output).groups()
-    assert 6 <= int(images) < 66
+    (images,) = re.search(r'(\d+) of 88 images', output).groups()
+    assert 6 <= int(images) < 44
     assert 'ρ = 0.2. Written to few.pth' in output  # the default of the model
 
 
@@ -96,10 +97,11 @@ def test_killed_while_collecting_it_ends_with_the_same_checkpoint(
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     saving = [start[0], 'saving.py', *start[1:]]
-    kill_when(repo, project, 'killed.samples/*/*/state.json', *saving)
-    (saved,) = project.glob('killed.samples/*/*/state.json')
+    states = partial(project.glob, 'killed.samples/*/*/state.json')
+    kill_when(repo, project, lambda: list(states()), *saving)
+    (saved,) = states()
     done = json.loads(saved.read_text())['done']
-    assert 0 < done < PASSES * 132 / 4
+    assert 0 < done < PASSES * IMAGES / 4
     assert not (project / 'killed.pth').exists() and not (project / 'killed.py').exists()
     assert f'Going on after {4 * done:,} images' in run(repo, project, *start)
     assert_same(project, 'killed.pth')
@@ -111,7 +113,7 @@ def test_samples_that_are_complete_are_fitted_to_the_same_checkpoint(
 ) -> None:
     # They are what a kill in the fit leaves behind.
     output = run(repo, project, *command(repo, 'fitted.pth', '--cache-dir', 'kept'))
-    assert f'Going on after {PASSES * 132:,} images' in output
+    assert f'Going on after {PASSES * IMAGES:,} images' in output
     assert_same(project, 'fitted.pth')
 
 

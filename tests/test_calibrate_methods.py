@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from mmseg.registry import MODELS
+from mmengine.runner import load_checkpoint
+from mmseg.apis import init_model
+from mmseg.registry import DATASETS, MODELS
 from project import run, write_classifier, write_stage1
+from torch.utils.data import DataLoader
 
 import mmdisalign
+from mmdisalign.analysis.figures import pareto_front
 from mmdisalign.calibration import ClassPrior, logit_adjustment
 from mmdisalign.onepass import method_names
-from mmdisalign.onepass.judging import Judged, interval_of_difference, values_of
+from mmdisalign.onepass.judging import Decided, draws_of, intervals_of_difference, once
 
 
 def calibrate(repo: Path, project: Path, *options: object, fails: bool = False) -> str:
@@ -46,11 +51,15 @@ def best(repo: Path, project: Path) -> str:
 def test_every_method_is_compared_or_says_why_not(project: Path, best: str) -> None:
     assert 'Numbers are chosen by the mIoU of 11 validation images, and the table is of 11' in best
     table = re.findall(r'^\| (\w[\w-]+) +\|', best, re.MULTILINE)
-    refused = ['norcal']
+    refused = ['norcal', 'vmf']
     assert table == sorted(set(method_names()) - set(refused))
     assert 'norcal cannot be fitted: there is no background score' in best
     rows = json.loads((project / 'best_methods.json').read_text())['methods']
     assert [row['method'] for row in rows] == [None, *method_names()]
+    page = (project / 'best_methods.html').read_text()
+    assert '<svg role="img"' in page and 'tail against mIoU' in page
+    assert all(f'>{name}</text>' in page and f'>{name}</td>' in page for name in table)
+    assert 'norcal cannot be fitted' in page
     temperature = next(row for row in rows if row['method'] == 'temperature')
     assert temperature['gains']['mIoU'] == [0, 0]  # it changes no decision
 
@@ -123,20 +132,54 @@ def test_in_python_it_is_a_call(project: Path, monkeypatch: pytest.MonkeyPatch) 
         _ = mmdisalign.calibrated
 
 
+def test_a_config_or_a_model_in_memory_is_calibrated(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    options = dict(method='logit-adjustment', value=1.0, passes=1)
+    cfg = Config.fromfile('stage1.py')
+    from_file = mmdisalign.calibrate('stage1.py', 'stage1.pth', out='file.pth', **options)
+    from_config = mmdisalign.calibrate(cfg, 'stage1.pth', out='config.pth', **options)
+    assert Config.fromfile('config_stage1.py').model == cfg.model
+    model = init_model('stage1.py', device='cpu')
+    load_checkpoint(model, 'stage1.pth')
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    loader = DataLoader(dataset, batch_size=4, collate_fn=pseudo_collate)
+    prior = str(project / 'file_prior.json')
+    from_model = mmdisalign.calibrate(
+        model, out='model.pth', dataloader=loader, prior=prior, **options
+    )
+    expected = from_file.model.state_dict()
+    for result in (from_config, from_model):
+        assert all(torch.equal(v, expected[k]) for k, v in result.model.state_dict().items())
+    with pytest.raises(ValueError, match='is not counted: give its prior'):
+        mmdisalign.calibrate(model, out='model.pth', dataloader=loader, **options)
+    with pytest.raises(ValueError, match='a Config has no weights'):
+        mmdisalign.calibrate(cfg, out='model.pth')
+    with pytest.raises(ValueError, match='EncoderDecoder has no config in cfg or _config'):
+        mmdisalign.calibrate(from_file.model, out='model.pth')
+
+
+def test_what_is_better_in_one_value_and_as_good_in_the_other_is_the_front() -> None:
+    points = {'a': (3.0, 1.0), 'b': (2.0, 2.0), 'c': (2.0, 1.5), 'd': (1.0, 2.0), 'e': (0.0, 5.0)}
+    assert pareto_front(points) == [(0.0, 5.0), (2.0, 2.0), (3.0, 1.0)]
+
+
 def test_values_and_their_interval_by_hand() -> None:
     prior = ClassPrior.build([8, 4, 1])
-    label = np.array([0, 0, 1, 2])
-    before, after = (
-        Judged(label, np.array(predicted), np.array([2.0, 1, 1, 1]), np.arange(4))
-        for predicted in ([0, 0, 0, 0], [0, 0, 1, 0])
-    )
-    accuracy = values_of(before, prior, 'accuracy')
+    label, weight = np.array([0, 0, 1, 2]), np.array([2.0, 1, 1, 1])
+
+    def decided(predicted: list[int], kind: str = 'accuracy') -> Decided:
+        return Decided(label, np.array(predicted), weight, np.arange(4), prior, kind)
+
+    before, after = decided([0, 0, 0, 0]), decided([0, 0, 1, 0])
+    accuracy = once(before, 4)
     assert accuracy['top1'] == pytest.approx(60) and accuracy['mean'] == pytest.approx(100 / 3)
-    assert values_of(after, prior, 'accuracy')['mean'] == pytest.approx(200 / 3)
+    assert once(after, 4)['mean'] == pytest.approx(200 / 3)
     # Class 0: 3 right of 3 true and 5 predicted ones.
-    assert values_of(before, prior, 'IoU')['mIoU'] == pytest.approx(100 * 3 / 5 / 3)
-    same = interval_of_difference(before, before, prior, 'accuracy', 0)
-    assert same['top1'] == (0, 0)
-    low, high = interval_of_difference(before, after, prior, 'accuracy', 0)['top1']
+    assert once(decided([0, 0, 0, 0], 'IoU'), 4)['mIoU'] == pytest.approx(100 * 3 / 5 / 3)
+    first, second = (own.values(draws_of(4, seed=0)) for own in (before, after))
+    assert intervals_of_difference(first, first)['top1'] == (0, 0)
+    low, high = intervals_of_difference(first, second)['top1']
     # The third image is in a draw 0 to 4 times; it alone gains.
     assert low == 0 and 0 < high <= 100

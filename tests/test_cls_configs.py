@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Optional
 from unittest.mock import patch
 
+import mmengine.config.config
 import mmpretrain
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS, HOOKS, METRICS, MODELS
+from once import format_code
 
 from mmdisalign.calibration import ClassPrior
 
@@ -172,7 +174,10 @@ def test_every_config_builds_its_model(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_every_config_is_short_and_survives_being_written_out(name: str, tmp_path: Path) -> None:
+def test_every_config_is_short_and_survives_being_written_out(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mmengine.config.config, 'FormatCode', format_code)
     assert len((REPO / 'configs' / name).read_text().splitlines()) <= 40
     cfg = load(name)
     cfg.dump(tmp_path / 'dumped.py')

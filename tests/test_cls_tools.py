@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from project import kill_after_first_checkpoint, run
+from project import kill_after_first_checkpoint, run, run_in_two
 
 COUNTS = (360, 90, 30, 12)
 TEST = 40
@@ -153,8 +153,9 @@ def test_calibration_trains_itself_alone(project: Path, calibrated: str) -> None
 
 
 def test_two_processes_retrain_the_classifier(repo: Path, project: Path) -> None:
-    command = ['bash', repo / 'tools/dist_train.sh', 'crt.py', 2, '--work-dir', 'crt']
-    run(repo, project, *command, '--cfg-options', 'train_dataloader.batch_size=16')
+    command = [sys.executable, repo / 'tools/train.py', 'crt.py', '--launcher', 'pytorch']
+    options = ['--work-dir', 'crt', '--cfg-options', 'train_dataloader.batch_size=16']
+    run_in_two(repo, project, *command, *options)
     before, after = (
         torch.load(project / path, weights_only=False)['state_dict']
         for path in ('stage1/epoch_4.pth', 'crt/epoch_6.pth')

@@ -1,4 +1,4 @@
-"""train.py, test.py and the launchers on a detector, in a project outside the checkout."""
+"""train.py and test.py on a detector, in two processes, too, on a project outside the checkout."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from project import kill_after_first_checkpoint, run
+from project import kill_after_first_checkpoint, run, run_in_two
 
 from mmdisalign.data.scenes import SceneSpec, write_lvis
+from mmdisalign.onepass import method_names
 
 MAX_ITERS = 12
 STAGE_1 = """
@@ -49,13 +50,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def train_in_two(repo: Path, project: Path, *arguments: object) -> str:
+    return run_in_two(repo, project, *in_two(repo, *arguments))
+
+
+def in_two(repo: Path, *arguments: object) -> list[object]:
+    return [sys.executable, repo / 'tools/train.py', '--launcher', 'pytorch', *arguments]
+
+
 @pytest.fixture(scope='module')
 def trained(repo: Path, project: Path) -> str:
     """Work directory of a run of two processes that was killed and resumed."""
-    command = ['bash', repo / 'tools/dist_train.sh', 'stage2.py', 2]
-    kill_after_first_checkpoint(repo, project, 'two', *command)
+    kill_after_first_checkpoint(repo, project, 'two', *in_two(repo, 'stage2.py'), ranks=2)
     assert not (project / f'two/iter_{MAX_ITERS}.pth').exists()
-    output = run(repo, project, *command, '--work-dir', 'two', '--resume')
+    output = train_in_two(repo, project, 'stage2.py', '--work-dir', 'two', '--resume')
     assert 'resumed epoch' in output
     return 'two'
 
@@ -121,15 +129,60 @@ def test_two_processes_train_and_resume_the_facade_benchmark(
     repo: Path, project: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('PYTHONPATH', str(shared / 'bench'))
-    launch = ['bash', repo / 'tools/dist_train.sh', repo / 'benchmarks/disalign_facade.py', 2]
-    options = ['--work-dir', 'facade', '--resume', '--cfg-options']
-    # Few proposals of small images: what is tested is the launching, not the result.
+    command = [repo / 'benchmarks/disalign_facade.py', '--work-dir', 'facade', '--resume']
+    options = ['--cfg-options']
+    # Few proposals of an image: what is tested is that it runs, not the result.
     options += ['train_dataloader.batch_size=1', 'default_hooks.checkpoint.interval=1']
     options += ['model.train_cfg.rcnn.sampler.num=64', 'train_cfg.val_begin=1000000']
-    run(repo, project, *launch, *options, 'train_cfg.max_iters=2')
-    output = run(repo, project, *launch, *options, 'train_cfg.max_iters=3')
+    train_in_two(repo, project, *command, *options, 'train_cfg.max_iters=2')
+    output = train_in_two(repo, project, *command, *options, 'train_cfg.max_iters=3')
     assert 'resumed epoch' in output
     assert (project / 'facade/iter_3.pth').exists()
+
+
+def test_methods_are_compared_by_the_ap_of_validation_images(repo: Path, project: Path) -> None:
+    command = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth']
+    options = ['--passes', 1, '--cache-dir', 'kept', '--metric', 'AP', '--method']
+    output = run(repo, project, *command, '--out', 'best.pth', *options, 'best')
+    assert '4 of 4 validation images, and all that their boxes are predicted of' in output
+    assert 'chosen by the AP of 2 validation images, and the table is of 2 others' in output
+    assert '| AP | APf | APc | APr |' in re.sub(' +', ' ', output)
+    rows = json.loads((project / 'best_methods.json').read_text())['methods']
+    assert [row['method'] for row in rows] == [None, *method_names()]
+    compared = {row['method'] for row in rows if row['refused'] is None}
+    assert compared > {None, 'disalign', 'disalign-constant', 'crt', 'norcal'}
+    # What a killed run has of the images is gone on from, to the same numbers.
+    (last,) = (project / 'kept/validation').glob('samples_*/3.pth')
+    last.unlink()
+    output = run(repo, project, *command, '--out', 'norcal.pth', *options, 'norcal')
+    assert 'Going on after 3 validation images.' in output
+    again = json.loads((project / 'norcal_methods.json').read_text())['methods']
+    before = [row for row in rows if row['method'] in (None, 'norcal')]
+    for row in (*before, *again):
+        del row['seconds']
+    assert json.dumps(again) == json.dumps(before)  # NaN is not NaN, but their names are the same
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--metric', 'mIoU'], '--metric mIoU is none of AP, APf, APc, APr'),
+        (
+            ['--choose', 'val', '--cfg-options', 'val_dataloader.dataset.ann_file={train}'],
+            'validation images cannot choose: the validation images are among those of training',
+        ),
+    ],
+)
+def test_what_cannot_choose_for_a_detector_is_said(
+    repo: Path, project: Path, options: list[str], message: str
+) -> None:
+    data = Config.fromfile(project / 'stage1.py').train_dataloader.dataset
+    options = [own.format(train=data.ann_file) for own in options]
+    if '--cfg-options' in options:
+        options.append(f'val_dataloader.dataset.data_prefix.img={data.data_prefix.img}')
+    command = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth']
+    output = run(repo, project, *command, '--out', 'no.pth', *options, ok=False)
+    assert f'error: {message}' in output
 
 
 def test_norcal_divides_by_the_image_counts_and_leaves_the_background(

@@ -266,7 +266,7 @@ def test_what_needs_a_linear_classifier_or_a_background_says_so(problem: Problem
         (dict(logits=np.full((sum(COUNTS), C), np.nan)), 'logits are not all finite'),
         (dict(labels=np.arange(sum(COUNTS)) % 3), 'no sample of class 3'),
         (dict(weight=np.zeros((5, FEATURES))), r'the last layer has weight \(4, 6\) and bias'),
-        (dict(weight=np.ones((C, FEATURES))), 'do not make these logits of these features'),
+        (dict(weight=np.ones((C, FEATURES))), 'does not make these logits of these features'),
         (dict(method='lws', value=3.0), r'lws has no number, got value=3\.0'),
         (dict(method='crt', value=-1.0), r'weight decay of crt is a number of at least 0'),
         (dict(method='norcal', value='a'), "γ of norcal is a number of at least 0, got 'a'"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Union
 
 from mmdisalign import cli
-from mmdisalign.defaults import IMAGES_PER_CLASS, PASSES, methods_of, prior_of
+from mmdisalign.defaults import FIT_ON, IMAGES_PER_CLASS, PASSES, methods_of, prior_of
 
 UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
 
@@ -73,7 +73,16 @@ def parse_args() -> argparse.Namespace:
         action='store_false',
         help='let all validation images choose and report, not half of them each',
     )
-    parser.add_argument('--metric', help='what decides on validation images; default: top1, mIoU')
+    parser.add_argument(
+        '--fit-on',
+        choices=FIT_ON,
+        default='train',
+        help='what is fitted to: training images, the validation images that choose, both, or the '
+        'best of these; default: train',
+    )
+    parser.add_argument(
+        '--metric', help='what decides on validation images; default: top1, mIoU, AP (of boxes)'
+    )
     parser.add_argument(
         '--fold',
         action='store_true',
@@ -102,6 +111,7 @@ def parse_args() -> argparse.Namespace:
     if args.passes < 1:
         parser.error(f'--passes is at least 1, got {args.passes}')
     written = {args.out, args.out.with_suffix('.py'), prior_of(args.out), methods_of(args.out)}
+    written.add(methods_of(args.out).with_suffix('.html'))
     given = {Path(path) for path in (args.config, args.checkpoint, args.prior) if path}
     for path in given:
         if path.resolve() in {own.resolve() for own in written}:

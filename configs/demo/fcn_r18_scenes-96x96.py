@@ -1,14 +1,24 @@
-# Stage 1 on the synthetic scenes of tools/demo.py: mmseg's FCN on a ResNet-18 of a quarter of the
-# width.
+# Stage 1 on the synthetic scenes of tools/demo.py: mmseg's FCN on the first three stages of a
+# ResNet-18 of a quarter of the width. It learns with a CPU in half a minute.
 _base_ = ['mmseg::_base_/models/fcn_r50-d8.py', 'mmseg::_base_/default_runtime.py']
 data_root = 'work_dirs/demo/segmentation/scenes'
 classes = __import__('mmdisalign.data.scenes', fromlist=['scenes']).SceneSpec().classes
 model = dict(
     pretrained=None,
     data_preprocessor=dict(size=(96, 96)),
-    backbone=dict(depth=18, stem_channels=16, base_channels=16),
-    decode_head=dict(in_channels=128, channels=32, num_convs=1, concat_input=False, num_classes=12),
-    auxiliary_head=dict(in_channels=64, channels=16, num_classes=12),
+    backbone=dict(
+        depth=18,
+        stem_channels=16,
+        base_channels=16,
+        num_stages=3,
+        out_indices=(0, 1, 2),
+        strides=(1, 2, 1),
+        dilations=(1, 1, 2),
+    ),
+    decode_head=dict(
+        in_channels=64, in_index=2, channels=32, num_convs=1, concat_input=False, num_classes=12
+    ),
+    auxiliary_head=None,
 )
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
 dataset = dict(
@@ -18,9 +28,7 @@ dataset = dict(
     reduce_zero_label=True,
 )
 train_dataloader = dict(
-    batch_size=16,
-    num_workers=1,
-    persistent_workers=True,
+    batch_size=8,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         **dataset,
@@ -30,8 +38,6 @@ train_dataloader = dict(
 )
 val_dataloader = test_dataloader = dict(
     batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         **dataset,
@@ -40,13 +46,13 @@ val_dataloader = test_dataloader = dict(
     ),
 )
 val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.01))
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-2, betas=(0.9, 0.99), weight_decay=0.01))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.05, begin=0, end=30, by_epoch=False),
-    dict(type='PolyLR', power=0.9, begin=30, end=600, by_epoch=False),
+    dict(type='LinearLR', start_factor=0.05, begin=0, end=100, by_epoch=False),
+    dict(type='PolyLR', power=0.9, begin=100, end=400, by_epoch=False),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=600, val_interval=600)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=400, val_interval=400)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=600))
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=400))
 randomness = dict(seed=0)

@@ -190,6 +190,47 @@ def plot_confidence(calibration: Calibration) -> Figure:
     return figure
 
 
+def plot_methods(
+    points: Mapping[str, tuple[float, float]], before: tuple[float, float], names: tuple[str, str]
+) -> Figure:
+    """What methods came to: a value of the rare classes against one of all, and their front.
+
+    Args:
+        points: Of each method by its name, the value of all and of the rare.
+        before: The same without a method.
+        names: Of the two values.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.0, 4.8), layout='constrained')
+        axes = figure.subplots()
+        for value, line in zip(before, (axes.axvline, axes.axhline)):
+            line(value, color=COLOURS[0], lw=0.8, ls=':')
+        front = pareto_front({'stage 1': before, **points})
+        axes.plot(*zip(*front), color=COLOURS[1], lw=1.2, drawstyle='steps-pre', zorder=1)
+        for name, point in points.items():
+            colour = COLOURS[1] if point in front else COLOURS[2]
+            axes.plot(*point, MARKERS[0], color=colour, ms=5)
+            axes.annotate(name, point, (4, 3), textcoords='offset points', fontsize=8)
+        axes.plot(*before, MARKERS[5], color=INK, ms=11)
+        axes.annotate('stage 1', before, (6, -11), textcoords='offset points', fontsize=8)
+        axes.margins(x=0.15, y=0.1)
+        axes.set(xlabel=f'{names[0]} (%)', ylabel=f'{names[1]} (%)')
+    return figure
+
+
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other is better than in one value and as good in the other, by the first.
+
+    Args:
+        points: By name.
+    """
+    front: list[tuple[float, float]] = []
+    for first, second in sorted(set(points.values()), reverse=True):
+        if not front or second > front[-1][1]:
+            front.append((first, second))
+    return front[::-1]
+
+
 def plot_frequencies(prior: ClassPrior, path: Union[str, Path]) -> None:
     """Draw the share of each class, from frequent to rare, on a logarithmic scale.
 

@@ -118,20 +118,31 @@ def write_report(
         _class_table(results),
     ]
     (before_name, before), *others = results.items()
+    verdicts = [verdict(before, after, (before_name, name)) for name, after in others]
+    path = out / 'index.html'
+    path.write_text(page_of(title, verdicts, sections), encoding='utf-8')
+    return path
+
+
+def page_of(title: str, verdicts: Sequence[str], sections: Sequence[Section]) -> str:
+    """A page that needs no other file, as HTML.
+
+    Args:
+        title: Its heading.
+        verdicts: Sentences below it.
+        sections: What follows.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    page = environment.get_template('report.html').render(
+    return environment.get_template('report.html').render(
         title=title,
-        verdicts=[verdict(before, after, (before_name, name)) for name, after in others],
+        verdicts=verdicts,
         sections=sections,
         footer=f'Made by mmdisalign {__version__}. Click a heading to sort its table.',
     )
-    path = out / 'index.html'
-    path.write_text(page, encoding='utf-8')
-    return path
 
 
 class _Draw:

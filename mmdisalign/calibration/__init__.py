@@ -7,6 +7,7 @@ from .layer import (
     CalibratedLayerMixin,
     ScoreLayout,
     calibrate_layer,
+    calibrated_outputs,
     hold_calibration,
     makes_new,
 )
@@ -16,6 +17,7 @@ from .released import convert_released_keys
 from .reweight import ZeroCount, filled_counts, generalized_reweight
 from .scale import ClassScale
 from .scores import AffineMap, AffineScores, LinearScores
+from .vmf import VMFLinear, calibrated_kappa, mean_overlap
 
 __all__ = [
     'AdaptiveCalibration',
@@ -29,14 +31,18 @@ __all__ = [
     'LinearScores',
     'PriorLike',
     'ScoreLayout',
+    'VMFLinear',
     'ZeroCount',
     'calibrate_layer',
+    'calibrated_kappa',
+    'calibrated_outputs',
     'convert_released_keys',
     'filled_counts',
     'generalized_reweight',
     'hold_calibration',
     'logit_adjustment',
     'makes_new',
+    'mean_overlap',
     'mix_in',
     'mixed',
     'normalized_calibration',

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .adaptive import AdaptiveCalibration
 from .in_place import mix_in
 
+Calibrate = Callable[[Tensor, Tensor], Tensor]
 # The scores that their layers make are a new tensor, which they do not keep; one's own may.
 _LIBRARIES = ('torch', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmdisalign')
 
@@ -76,29 +77,45 @@ class CalibratedLayerMixin:
         """What the layer makes of features (N, *, F), or (N, F, *) of a convolution."""
         outputs = super().forward(features, *args, **kwargs)
         calibrate = self.calibration.in_place if self.makes_new else self.calibration
-        if isinstance(self, nn.Conv2d):
-            return self._calibrated(outputs, features, calibrate)
-        rows = self._calibrated(outputs.flatten(0, -2), features.flatten(0, -2), calibrate)
-        return rows.view_as(outputs)
+        is_map = isinstance(self, nn.Conv2d)
+        return calibrated_outputs(calibrate, outputs, features, self.layout, is_map=is_map)
 
-    def _calibrated(
-        self, outputs: Tensor, features: Tensor, calibrate: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        """Calibrated outputs (N, A * size, *) of features (N, F, *)."""
-        layout, by_anchor = self.layout, outputs
-        anchors = layout.anchors(outputs.shape[1])
-        if anchors > 1:  # those of a position are as positions to the calibration, (N, K, A, *)
-            by_anchor = outputs.unflatten(1, (anchors, layout.size)).transpose(1, 2)
-            features = features.unsqueeze(2)
-        scores = by_anchor.narrow(1, layout.before, layout.num_classes)
-        calibrated = calibrate(scores, features)
-        if calibrated is scores:  # in place
-            return outputs
-        if layout.before or layout.after:
-            first, last = layout.before, layout.before + layout.num_classes
-            parts = by_anchor[:, :first], calibrated, by_anchor[:, last:]
-            calibrated = torch.cat([part.to(calibrated.dtype) for part in parts], dim=1)
-        return calibrated if anchors == 1 else calibrated.transpose(1, 2).flatten(1, 2)
+
+def calibrated_outputs(
+    calibrate: Calibrate, outputs: Tensor, features: Tensor, layout: ScoreLayout, *, is_map: bool
+) -> Tensor:
+    """What a layer made, its scores calibrated.
+
+    Args:
+        calibrate: Of scores (N, C, *) and features (N, F, *); perhaps in place.
+        outputs: Of the layer, (N, *, A * size), or (N, A * size, *) of a convolution.
+        features: Its input, (N, *, F), or (N, F, *).
+        layout: Of the outputs.
+        is_map: Whether the layer is a convolution.
+    """
+    if is_map:
+        return _calibrated(calibrate, outputs, features, layout)
+    rows = _calibrated(calibrate, outputs.flatten(0, -2), features.flatten(0, -2), layout)
+    return rows.view_as(outputs)
+
+
+def _calibrated(
+    calibrate: Calibrate, outputs: Tensor, features: Tensor, layout: ScoreLayout
+) -> Tensor:
+    """Calibrated outputs (N, A * size, *) of features (N, F, *)."""
+    by_anchor, anchors = outputs, layout.anchors(outputs.shape[1])
+    if anchors > 1:  # those of a position are as positions to the calibration, (N, K, A, *)
+        by_anchor = outputs.unflatten(1, (anchors, layout.size)).transpose(1, 2)
+        features = features.unsqueeze(2)
+    scores = by_anchor.narrow(1, layout.before, layout.num_classes)
+    calibrated = calibrate(scores, features)
+    if calibrated is scores:  # in place
+        return outputs
+    if layout.before or layout.after:
+        first, last = layout.before, layout.before + layout.num_classes
+        parts = by_anchor[:, :first], calibrated, by_anchor[:, last:]
+        calibrated = torch.cat([part.to(calibrated.dtype) for part in parts], dim=1)
+    return calibrated if anchors == 1 else calibrated.transpose(1, 2).flatten(1, 2)
 
 
 def calibrate_layer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from .. import config_path
 from ..analysis import Evaluation, class_table, summary_table, tables
 from ..data.scenes import SceneSpec, write_ade20k, write_lvis
 from ..defaults import DEMO_TASKS
-from .launch import run_tool
+from ..engine.configs import PLUGINS
+from .launch import fork_tool
 
 NUM_TRAIN, NUM_VAL = 880, 220
 
@@ -51,7 +53,7 @@ TASKS = (
         name=DEMO_TASKS[0],
         library='mmseg',
         config='fcn_r18_scenes-96x96.py',
-        iterations=(600, 150),
+        iterations=(400, 150),
         write=write_ade20k,
         prior=None,
         metric={'type': 'mmdisalign.segmentation.LongTailIoUMetric'},
@@ -98,7 +100,7 @@ class Demo:
         )
         if not self.task.prior:
             count = [self._config(1), '--out', self.prior, '--cfg-options', *self._common()]
-            run_tool('class_prior', *count, log=self.out / 'prior.log')
+            fork_tool('class_prior', *count, log=self.out / 'prior.log')
         before, after = self._stage(1), self._stage(2)
         print(f'\n{class_table(before, after, self.task.values)}\n')
         summaries = {'stage 1': before.summary, 'DisAlign': after.summary}
@@ -114,7 +116,7 @@ class Demo:
         arguments += ['--config', self._config(2), '--checkpoint', self._checkpoint(2)]
         options = [*self._common(), f'model.class_prior={self.prior}']
         arguments += ['--out', folder, '--cfg-options', *options]
-        run_tool('analyze', *arguments, log=self.out / 'report.log')
+        fork_tool('analyze', *arguments, log=self.out / 'report.log')
         return (folder / 'index.html').resolve()
 
     def _stage(self, stage: int) -> Evaluation:
@@ -127,9 +129,9 @@ class Demo:
             options += [f'load_from={self._checkpoint(1)}', f'model.class_prior={self.prior}']
         # --resume: a demo that was interrupted goes on, and one that is complete only reports.
         train = [self._config(stage), '--resume', *options]
-        run_tool('train', *train, log=self.out / f'stage{stage}_train.log')
+        fork_tool('train', *train, log=self.out / f'stage{stage}_train.log')
         test = [self._config(stage), self._checkpoint(stage), '--out', self._predictions(stage)]
-        run_tool('test', *test, *options, log=self.out / f'stage{stage}_test.log')
+        fork_tool('test', *test, *options, log=self.out / f'stage{stage}_test.log')
         return Evaluation.load(self._result(stage))
 
     def _metric(self, stage: int) -> list[str]:
@@ -167,6 +169,7 @@ def demo(args: argparse.Namespace) -> None:
         if args.tasks and task.name not in args.tasks:
             continue
         if importlib.util.find_spec(task.library):
+            importlib.import_module(f'mmdisalign.{PLUGINS[task.library]}')  # once for its tools
             Demo(task, args.out / task.name, args.seed).run()
         else:
             print(f'\n{task.name}: left out, {task.library} is not installed')

@@ -6,14 +6,14 @@ require('det')
 
 from ..calibration import CosineLinear
 from ..engine import calibrated_by_name
-from .any_detector import (
+from .bbox_heads import CalibratedBBoxHeadMixin, calibrated
+from .classifiers import CalibratedClassifierMixin, calibrated_classifier
+from .detectors import (
     CalibratedDetectorMixin,
     CalibratedTwoStageDetector,
     calibrated_detector,
     calibrated_model,
 )
-from .bbox_heads import CalibratedBBoxHeadMixin, calibrated
-from .classifiers import CalibratedClassifierMixin, calibrated_classifier
 from .losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
 from .metrics import LongTailLVISMetric
 from .panoptic_metric import LongTailPanopticMetric

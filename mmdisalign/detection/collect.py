@@ -16,9 +16,12 @@ from ..onepass.fitted_loss import FittedLoss
 from ..onepass.fitting import Samples
 from ..onepass.image_choice import ImageChoice
 from ..onepass.sample_cache import Layout, fair_capacities
-from .any_detector import CalibratedDetectorMixin
 from .collect_layers import LayerCollector
+from .detectors import CalibratedDetectorMixin
 from .losses import GRWCrossEntropyLoss
+from .validation import Validation
+
+__all__ = ['RoICollector', 'SampleCollector', 'Validation']
 
 
 class RoICollector:

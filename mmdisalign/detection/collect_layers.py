@@ -18,7 +18,7 @@ from ..onepass.collect import Collected, checked_logits, in_half
 from ..onepass.fitting import Samples
 from ..onepass.image_choice import ImageChoice
 from ..onepass.sample_cache import Layout, fair_capacities
-from .any_detector import CalibratedDetectorMixin
+from .detectors import CalibratedDetectorMixin
 from .fitted_losses import Call, HardNegativesLoss, LayerLoss, Pass, fitted_loss, watched
 from .layers import ScoringHead
 

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from ..losses.reweighted import ReweightedPositivesMixin, ReweightedRowsMixin
 from ..onepass.fitted_loss import FittedLoss
 from ..onepass.fitting import Chunk, hardest
-from .any_detector import CalibratedDetectorMixin
+from .detectors import CalibratedDetectorMixin
 from .layers import ScoringHead
 
 # Arguments, options and output of a forward pass.

@@ -263,8 +263,8 @@ def evaluate(
             of their detections in one ranking.
     """
     curves = Curves.empty(len(pools))
-    annotated = _ByCategory(ground_truth.regions[metric])
-    detected = _ByCategory(detections)
+    annotated = ByCategory(ground_truth.regions[metric])
+    detected = ByCategory(detections)
     for number, members in enumerate(pools):
         true = annotated.of(members)
         if len(true):
@@ -317,7 +317,7 @@ def _coco(images: list[dict], annotations: list[dict], image_numbers: np.ndarray
     return coco
 
 
-class _ByCategory:
+class ByCategory:
     """Regions by category, found without searching all of them for each."""
 
     def __init__(self, regions: Regions) -> None:

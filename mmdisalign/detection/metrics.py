@@ -63,6 +63,10 @@ class LongTailLVISMetric(BaseMetric):
         backend_args: Of mmengine's file backend, to read ``ann_file``. Default: None.
         kwargs: Arguments of mmengine's ``BaseMetric``.
 
+    Attributes:
+        ground_truth: What the annotation file says.
+        categories: Index there of each class of the data set, shape (C,).
+
     Raises:
         FileNotFoundError: If there is no ``ann_file``.
         ImportError: If the backend is not installed.
@@ -105,25 +109,25 @@ class LongTailLVISMetric(BaseMetric):
             written = result_file is not None
             regions = dict.fromkeys([*self.metrics, *['bbox'] * written])
             self.ground_truth = GroundTruth(path, list(regions))
-        self._categories = np.arange(len(self.ground_truth.names))
+        self.categories = np.arange(len(self.ground_truth.names))
         self._instances = _by_image(self.ground_truth) if written else None
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
         """Take the data set's classes, which must be in the annotation file and match the prior."""
-        self._categories = category_of_labels(dataset_meta['classes'], self.ground_truth)
+        self.categories = category_of_labels(dataset_meta['classes'], self.ground_truth)
         self._check_prior()
         self._dataset_meta = dataset_meta
 
     @property
     def classes(self) -> list[str]:
         """Names of the evaluated classes, as the annotation file has them, by label."""
-        return [self.ground_truth.names[category] for category in self._categories]
+        return [self.ground_truth.names[category] for category in self.categories]
 
     @property
     def groups(self) -> dict[str, list[int]]:
         """Labels by frequency of the class: r, c and f, and head, body and tail."""
-        label_of = {category: label for label, category in enumerate(self._categories.tolist())}
+        label_of = {category: label for label, category in enumerate(self.categories.tolist())}
         groups = {
             name: [label_of[category] for category in members if category in label_of]
             for name, members in self.ground_truth.groups.items()
@@ -154,12 +158,12 @@ class LongTailLVISMetric(BaseMetric):
 
     def _image_result(self, image: int, predictions: Mapping) -> dict[str, Any]:
         labels = predictions['labels'].cpu().numpy()
-        if len(labels) and labels.max() >= len(self._categories):
+        if len(labels) and labels.max() >= len(self.categories):
             raise ValueError(
                 f'a detection has label {labels.max()}, but {self.ground_truth.path} has '
-                f'{len(self._categories)} of the classes: num_classes of the model is another'
+                f'{len(self.categories)} of the classes: num_classes of the model is another'
             )
-        categories = self._categories[labels]
+        categories = self.categories[labels]
         counted = np.flatnonzero(self.ground_truth.counts(image, categories))
         scores = predictions['scores'].cpu().numpy()
         result = {
@@ -228,14 +232,14 @@ class LongTailLVISMetric(BaseMetric):
 
     def _evaluate(self, metric: str, results: list[dict]) -> dict[str, Curves]:
         evaluate = BACKENDS[self.backend]
-        classes = [[category] for category in self._categories.tolist()]
-        detections = gather(results, metric, _best_of_images(results, metric))
+        classes = [[category] for category in self.categories.tolist()]
+        detections = gather(results, metric, best_of_images(results, metric))
         curves = {'': evaluate(self.ground_truth, metric, detections, classes)}
         if self.fixed_ap:
             detections = gather(results, metric, _best_of_classes(results, metric))
             curves['_fixed'] = evaluate(self.ground_truth, metric, detections, classes)
             pools = [range(len(classes)), *self.groups.values()]
-            pools = [self._categories[list(labels)].tolist() for labels in pools]
+            pools = [self.categories[list(labels)].tolist() for labels in pools]
             curves['_pooled'] = evaluate(self.ground_truth, metric, detections, pools)
         return curves
 
@@ -254,7 +258,7 @@ class LongTailLVISMetric(BaseMetric):
         if self._instances is None or not groups:
             return None
         label_of = np.full(len(self.ground_truth.names) + 1, -1)
-        label_of[self._categories] = np.arange(len(self._categories))
+        label_of[self.categories] = np.arange(len(self.categories))
         truth, predicted = label_of[np.concatenate([r['matched'] for r in results], axis=1)]
         return named_confusion(count_confusion(truth, predicted, groups, len(self.classes)), groups)
 
@@ -378,7 +382,8 @@ def gather(results: Sequence[Mapping], metric: str, selected: Sequence[np.ndarra
     return detections[detections.area > 0]
 
 
-def _best_of_images(results: Sequence[Mapping], metric: str) -> list[np.ndarray]:
+def best_of_images(results: Sequence[Mapping], metric: str) -> list[np.ndarray]:
+    """Which detections are the 300 best of their image; see :func:`gather`."""
     selected = []
     for result in results:
         chosen = np.zeros(len(result['category']), bool)

@@ -15,7 +15,7 @@ from .derive import (
     unknown_arguments,
 )
 from .hooks import CalibrationHook
-from .stage import CalibrationStageMixin, as_in_training, check_calibration
+from .stage import CalibrationStageMixin, as_in_training, check_calibration, trained_terms
 
 allow_mmengine_checkpoints()
 
@@ -43,6 +43,7 @@ __all__ = [
     'refusal',
     'registered_class',
     'save_model',
+    'trained_terms',
     'type_name',
     'unknown_arguments',
 ]

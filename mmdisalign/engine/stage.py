@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Optional
 
@@ -46,6 +46,28 @@ def as_in_training(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module, training in zip(modules, before):
             module.training = training
+
+
+def trained_terms(owner: nn.Module, losses: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses of a head, or of a model, that have a gradient, and what is logged beside them.
+
+    While all but the calibrations is frozen, these are the losses that they can change.
+
+    Raises:
+        RuntimeError: If there is none.
+    """
+    kept = {key: value for key, value in losses.items() if 'loss' not in key or _can_train(value)}
+    if not any('loss' in key for key in kept):
+        raise RuntimeError(
+            f'no loss of {type(owner).__name__} depends on the calibrated layers: '
+            f'{", ".join(losses)}'
+        )
+    return kept
+
+
+def _can_train(value: Any) -> bool:
+    many = value if isinstance(value, (list, tuple)) else [value]
+    return not torch.is_grad_enabled() or any(each.requires_grad for each in many)
 
 
 class CalibrationStageMixin:

@@ -6,12 +6,14 @@ import copy
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
@@ -22,6 +24,7 @@ from ..calibration import ClassPrior
 from ..cli import is_foreseen
 from ..counting import CountError, counter_of
 from ..counting.counting import listed
+from ..defaults import FIT_ON
 from ..engine import (
     check_checkpoint,
     check_data,
@@ -35,11 +38,11 @@ from ..engine.confidence import calibrations_of
 from ..engine.configs import model_config
 from ..files import new_folders
 from . import processes
-from .choosing import Choice, Chosen, fitted, needs_choice
-from .collect import Collector, FullCollector, SeededDataset
+from .choosing import BEST, Choice, Chosen, fitted, needs_choice
+from .collect import FullCollector, SeededDataset
 from .comparison import table_of
-from .fitting import Samples
-from .folding import folded_state
+from .folding import check_foldable, folded_state
+from .judging import Judge, folds
 from .methods import method_named
 from .one_pass import (
     SCORES,
@@ -54,6 +57,8 @@ from .one_pass import (
 )
 from .options import Options, Result
 from .passing import ImagePass, fit_device
+from .sources import Collected, FitOnValidation, one_passes_of
+from .stage1 import Stage1, loader_config, stage1_files
 from .validation import Validation
 from .written import Written, resolved
 
@@ -61,15 +66,20 @@ FRAGMENTS = {'segmentation': 'seg', 'detection': 'det', 'classification': 'cls'}
 
 
 def calibrate(
-    config: Union[str, Path], checkpoint: Union[str, Path], *, out: Union[str, Path], **options: Any
+    config: Stage1,
+    checkpoint: Union[str, Path, None] = None,
+    *,
+    out: Union[str, Path],
+    **options: Any,
 ) -> Result:
     """Calibrate a checkpoint in one pass over its training data, as ``tools/calibrate.py`` does.
 
     In a group of ``torch.distributed``, all processes call it, and share the work.
 
     Args:
-        config: File of mmseg, mmdet or mmpretrain, of stage 1, or of ours of stage 2.
-        checkpoint: File or address.
+        config: File of mmseg, mmdet or mmpretrain, of stage 1, or of ours of stage 2; or its
+            Config; or a model that has its config, as ``init_model`` makes it.
+        checkpoint: File or address. Default: None, the weights that the model has.
         out: Checkpoint to write; its config is written beside it.
         options: See :class:`Options`: ``method='best'``, ``exp_scale=0.5`` and so on.
 
@@ -77,7 +87,8 @@ def calibrate(
         TypeError: If an option is unknown, or the model cannot be calibrated.
         ValueError: If config, checkpoint, data, prior or options do not fit.
     """
-    run = Calibrator(Options(Path(config), str(checkpoint), Path(out), **options))
+    path, weights = stage1_files(config, checkpoint, Path(out))
+    run = Calibrator(Options(path, str(weights), Path(out), **options))
     run.run()
     return run.result
 
@@ -89,13 +100,12 @@ class Calibrator:
         self.options = options
         self.cfg = read_config(options.config, options.cfg_options)
         self.plugin = plugin_of(self.cfg)
-        check_keys(self.cfg, 'model', 'train_dataloader')
-        check_data(self.cfg, 'train')
+        check_keys(self.cfg, 'model', *([] if options.dataloader else ['train_dataloader']))
         check_checkpoint(options.checkpoint)
         init_default_scope(self.cfg.default_scope)
         import_module(f'mmdisalign.{self.plugin}')
         evaluators = {key: self.cfg.get(key) for key in ('val_evaluator', 'test_evaluator')}
-        prepare(self.cfg, 'train')
+        self.loader = self._loader()
         changed = {
             key: self.cfg[key] for key, own in evaluators.items() if self.cfg.get(key) != own
         }
@@ -104,10 +114,11 @@ class Calibrator:
         self._check_method()
         if not self.is_calibrated:  # what cannot be is refused before data are counted
             import_module(f'mmdisalign.{self.plugin}').calibrated_model(self.cfg.model)
+        self.validation: Optional[Validation] = None
         self.zero_count = options.zero_count or self.cfg.model.get('zero_count')
         self.passing = ImagePass(
             cfg=self.cfg,
-            loader=self.cfg.train_dataloader,
+            loader=self.loader,
             plugin=self.plugin,
             checkpoint=options.checkpoint,
             seed=options.seed,
@@ -116,10 +127,36 @@ class Calibrator:
             keep=options.cache_dir is not None,
         )
 
+    def _loader(self) -> Config:
+        """The config of the loader of training images, which are there."""
+        built = self.options.dataloader
+        if built is None:
+            check_data(self.cfg, 'train')
+            prepare(self.cfg, 'train')
+            return self.cfg.train_dataloader
+        if self.options.prior is None and self.cfg.model.get('class_prior') is None:
+            raise ValueError('a dataloader that is built is not counted: give its prior')
+        if self.options.fit_on != 'train':
+            raise ValueError('fit_on takes the training pipeline of the config: no dataloader')
+        return loader_config(built)
+
+    def _training(self) -> BaseDataset:
+        """The training images."""
+        built = self.options.dataloader
+        if built is not None:
+            return built.dataset
+        return DATASETS.build(_without_repeats(self.loader.dataset))
+
     def _check_method(self) -> None:
         """Raise ValueError if the method, or its number, cannot be what is asked for."""
         options = self.options
         needs = needs_choice(options.method, options.value)
+        if options.fit_on not in FIT_ON:
+            raise ValueError(f"fit_on is one of {', '.join(FIT_ON)}, got '{options.fit_on}'")
+        if options.fit_on != 'train' and options.choose == 'train':
+            raise ValueError(
+                f'--fit-on {options.fit_on} takes validation images: leave --choose train out'
+            )
         if options.method == 'disalign':
             if options.fold:
                 raise ValueError(
@@ -161,14 +198,17 @@ class Calibrator:
     def _run(self) -> None:
         options, start = self.options, time.monotonic()
         self.prior = processes.of_first(self._prior)
-        dataset = DATASETS.build(_without_repeats(self.cfg.train_dataloader.dataset))
+        dataset = self._training()
         self._check_prior(dataset.metainfo.get('classes'))
         if processes.rank() == 0:
             self.written.check_config(self.cfg, self._changes(0.0))
         kind = import_module(f'mmdisalign.{self.plugin}.collect').SampleCollector
-        validation = self._validation(dataset)
+        validation = self.validation = self._validation(dataset)
+        theirs = self._fit_on_validation()
         model = build_stage2(self._model(), options.checkpoint, options.seed, kind)
         collector = kind(model)
+        if options.method != BEST:
+            check_foldable(model, options.method)
         if self._chooses():
             check_choosable(collector.losses)
         choice = processes.of_first(
@@ -177,50 +217,62 @@ class Calibrator:
             )
         )
         seeded = SeededDataset(dataset, options.seed)
-        samples, elements = self.passing.collect(collector, seeded, choice, len(self.prior))
-        judged = self._judged(validation, kind, model)
+        found = self.passing.collect(collector, seeded, choice, len(self.prior))
+        training, others = Collected(*found), None
+        judge = self._judge(validation, kind, model)
+        if theirs is not None:
+            images = folds(judge.images, options.seed)[0] if options.split_val else judge.images
+            per_class, passes = options.images_per_class, options.passes
+            others = theirs.collect(collector, self.prior, per_class, passes, images)
         collected = time.monotonic()
         print(f'Collected in {collected - start:.0f} s.')
         model.to(fit_device())
-        one_pass = self._one_pass(collector, samples, elements)
-        chosen = self._chosen(one_pass, model, judged)
+        decay = released_weight_decay(config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py'))
+        make = partial(OnePass, collector, zero_count=self.zero_count, weight_decay=decay)
+        one_passes = one_passes_of(make, options.fit_on, training, others, self.prior)
+        if judge is None:
+            chosen = self._unjudged(one_passes['train'], model)
+        else:
+            chosen = self._chosen(one_passes, model, judge)
         print(f'Fitted in {time.monotonic() - collected:.0f} s.')
         self._write(model, chosen, dataset.metainfo)
         table = table_of(chosen.rows, chosen.metric) if chosen.rows else ''
         written = self.written.out, self.written.config
-        self.result = Result(*written, chosen.method, chosen.value, chosen.rows, table)
-        if isinstance(collector, FullCollector) and chosen.method == 'disalign':
-            ((name, own),) = one_pass.samples.items()
+        self.result = Result(
+            *written, chosen.method, chosen.value, chosen.fit_on, chosen.rows, table
+        )
+        # The loss on training images tells of what was fitted to these.
+        to_training = chosen.method == 'disalign' and chosen.fit_on == 'train'
+        if isinstance(collector, FullCollector) and to_training:
+            ((name, own),) = training.samples.items()
             weight = class_weights(collector.losses[name], chosen.value, self.zero_count)
             calibration = copy.deepcopy(calibrations_of(model)[name])
             model.to(get_device())
             print(check_fully(collector, own, calibration, seeded, choice, weight))
-        self._remove_samples(validation)
-
-    def _one_pass(
-        self,
-        collector: Collector,
-        samples: Mapping[str, Samples],
-        elements: Mapping[str, float],
-    ) -> OnePass:
-        decay = released_weight_decay(config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py'))
-        one_pass = OnePass(collector, samples, elements, self.zero_count, decay)
-        one_pass.check_classes()
-        return one_pass
+        self._remove_samples(validation, theirs)
 
     def _validation(self, training: BaseDataset) -> Optional[Validation]:
         """The validation images, if they are to choose, and can."""
         if not self._asks_validation():
             return None
-        self._choice().check()
+        module = import_module(f'mmdisalign.{self.plugin}.collect')
+        kind = getattr(module, 'Validation', Validation)
         try:
-            return Validation(self.cfg, self.prior, training, self.passing)
+            validation = kind(self.cfg, self.prior, training, self.passing)
         except ValueError as error:
             self._without_validation(error)
             return None
+        self._choice().check(validation.names)
+        return validation
+
+    def _fit_on_validation(self) -> Optional[FitOnValidation]:
+        """The validation images that are fitted to, if there are to be some."""
+        return None if self.options.fit_on == 'train' else FitOnValidation(self.cfg, self.passing)
 
     def _asks_validation(self) -> bool:
         options = self.options
+        if options.fit_on != 'train':
+            return True
         return self._chooses() if options.choose is None else options.choose == 'val'
 
     def _chooses(self) -> bool:
@@ -232,64 +284,73 @@ class Calibrator:
 
     def _without_validation(self, error: ValueError) -> None:
         """Say that training images choose instead, or raise ValueError where they cannot."""
-        if self.options.choose == 'val' or self.options.method != 'disalign':
+        options = self.options
+        if options.fit_on != 'train':
+            raise ValueError(
+                f'--fit-on {options.fit_on} takes labelled validation images, that choose and '
+                f'report, too: {error}'
+            ) from error
+        if options.choose == 'val' or options.method != 'disalign':
             raise ValueError(
                 f'validation images cannot choose: {error}; name the method and its number, with '
                 '--method and --value'
             ) from error
         print(f'Validation images cannot choose: {error}. So ρ is chosen by training images.')
 
-    def _judged(
+    def _judge(
         self, validation: Optional[Validation], kind: type, model: torch.nn.Module
-    ) -> Optional[Samples]:
-        """Samples of the validation images."""
+    ) -> Optional[Judge]:
+        """What judges by the validation images."""
         if validation is None:
             return None
         try:
-            return validation.samples(kind, model)
+            return validation.judge(kind, model)
         except ValueError as error:
             self._without_validation(error)
             return None
 
-    def _remove_samples(self, validation: Optional[Validation]) -> None:
+    def _remove_samples(self, *others: Union[Validation, FitOnValidation, None]) -> None:
         if self.passing.keep:
             return
         processes.wait()  # each reads those of all
-        if validation is not None and validation.passing.cache is not None:
-            validation.passing.cache.remove()
+        for other in others:
+            if other is not None:
+                other.remove()
         self.passing.cache.remove()
 
     def _choice(self) -> Choice:
         options = self.options
         return Choice(
             method=options.method,
-            plugin=self.plugin,
-            prior=self.prior,
             metric=options.metric,
             split=options.split_val,
             seed=options.seed,
             report=self.written.methods,
+            page=self.written.page,
             folding=options.fold,
         )
 
     def _chosen(
-        self, one_pass: OnePass, model: torch.nn.Module, judged: Optional[Samples]
+        self, one_passes: Mapping[str, OnePass], model: torch.nn.Module, judge: Judge
     ) -> Chosen:
-        """The method, fitted; DisAlign's calibrations are those of the model."""
-        options = self.options
-        if judged is not None:
-            value = options.exp_scale if options.method == 'disalign' else options.value
-            chosen = self._choice()(one_pass, model, judged, value)
-        elif options.method != 'disalign':
-            chosen = fitted(one_pass, model, options.method, options.value, options.seed)
-        else:
-            exp_scale = self._exp_scale(one_pass, model)
-            self._fit(one_pass, model, exp_scale)
-            return Chosen('disalign', exp_scale, dict(calibrations_of(model)))
+        """What did best on validation images; DisAlign's calibrations are those of the model."""
+        value = self.options.value
+        if self.options.method == 'disalign':
+            value = self._given(next(iter(one_passes.values())))
+        chosen = self._choice()(one_passes, model, judge, value)
         if chosen.method == 'disalign':
             for name, calibration in calibrations_of(model).items():
                 calibration.load_state_dict(chosen.scores[name].state_dict())
         return chosen
+
+    def _unjudged(self, one_pass: OnePass, model: torch.nn.Module) -> Chosen:
+        """The method, fitted to training images alone."""
+        options = self.options
+        if options.method != 'disalign':
+            return fitted(one_pass, model, options.method, options.value, options.seed)
+        exp_scale = self._exp_scale(one_pass, model)
+        self._fit(one_pass, model, exp_scale)
+        return Chosen('disalign', exp_scale, dict(calibrations_of(model)))
 
     def _clean_up(self, error: BaseException) -> None:
         """After an error, keep the samples if the same command can go on from them."""
@@ -299,6 +360,8 @@ class Calibrator:
         # What was foreseen would come again, but for a disk that is full.
         comes_again = is_foreseen(error) and not isinstance(error, OSError)
         comes_again &= not self.passing.keep
+        if comes_again and self.validation is not None:
+            self.validation.remove()
         if comes_again or not cache.has_progress:
             cache.remove()
             return
@@ -311,7 +374,7 @@ class Calibrator:
         source = self.options.prior or self.cfg.model.get('class_prior')
         if source is None:
             print('Counting the training data.')
-            prior = counter_of(self.plugin)(self.cfg.train_dataloader.dataset)
+            prior = counter_of(self.plugin)(self.loader.dataset)
         else:
             prior = ClassPrior.build(source)
         if not prior.counts.all() and self.zero_count is None:
@@ -340,11 +403,16 @@ class Calibrator:
         options = stage2_model(self.cfg, self.plugin, self.prior, None, self.zero_count)
         return {**model_config(self.cfg), **options}
 
-    def _exp_scale(self, one_pass: OnePass, model: torch.nn.Module) -> float:
-        """ρ: as given, as in the config of stage 2, or the best."""
+    def _given(self, one_pass: OnePass) -> Optional[float]:
+        """ρ as it is asked for, or as the config of stage 2 has it."""
         given = self.options.exp_scale
         if given is None and self.is_calibrated:
             (given,) = {loss.exp_scale for loss in one_pass.losses.values()}
+        return given
+
+    def _exp_scale(self, one_pass: OnePass, model: torch.nn.Module) -> float:
+        """ρ: as given, as in the config of stage 2, or the best."""
+        given = self._given(one_pass)
         if given is not None:
             return given
         score = SCORES[self.plugin]
@@ -378,7 +446,7 @@ class Calibrator:
             return
         is_stock = chosen.method != 'disalign'
         state = folded_state(model, chosen.scores) if is_stock else model.state_dict()
-        meta = {'method': chosen.method, 'value': chosen.value}
+        meta = {'method': chosen.method, 'value': chosen.value, 'fit_on': chosen.fit_on}
         if not is_stock:
             meta['exp_scale'] = chosen.value
         changes = self._stock_changes() if is_stock else self._changes(chosen.value)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from torch import nn
 
-from ..analysis import partition
-from ..calibration import ClassPrior
+from ..analysis.methods import methods_page
 from ..files import written_whole
 from . import processes
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
-from .fitting import Samples
-from .judging import OVERALL, metric_names
+from .folding import check_foldable
+from .judging import Judge
 from .methods import method_named, method_names
-from .one_pass import SCORES, OnePass
+from .one_pass import OnePass
 
 BEST = 'best'
 
@@ -33,6 +32,7 @@ class Chosen:
         scores: What makes scores, by the name of the calibration in whose place it comes.
         rows: What it was compared with; empty if nothing was chosen on validation images.
         metric: What decided there.
+        fit_on: The source of what it was fitted to.
     """
 
     method: str
@@ -40,6 +40,7 @@ class Chosen:
     scores: dict[str, nn.Module]
     rows: Sequence[Row] = ()
     metric: Optional[str] = None
+    fit_on: str = 'train'
 
 
 def needs_choice(method: str, value: Optional[float]) -> bool:
@@ -75,72 +76,87 @@ class Choice:
 
     Attributes:
         method: The one whose number is chosen, or ``'best'`` of all.
-        plugin: Such as ``'segmentation'``.
-        prior: Of the training data.
-        metric: What decides. Default: None, that of the library.
+        metric: What decides. Default: None, the first of the judge's names.
         split: Whether half of the images choose, and the others report.
-        seed: Decides which.
+        seed: Decides which; and of what starts at random, and is left out.
         report: JSON file that gets the table.
+        page: HTML file that gets it with a picture.
         folding: Whether only what folds is compared.
     """
 
     method: str
-    plugin: str
-    prior: ClassPrior
     metric: Optional[str]
     split: bool
     seed: int
     report: Path
+    page: Path
     folding: bool = False
 
-    def check(self) -> None:
-        """Raise ValueError if there is no such metric."""
-        names = metric_names(self.prior, SCORES[self.plugin])
+    def check(self, names: Sequence[str]) -> None:
+        """Raise ValueError if the metric is none of these."""
         if self.metric not in (None, *names):
             raise ValueError(f'--metric {self.metric} is none of {", ".join(names)}')
 
     def __call__(
-        self, one_pass: OnePass, model: nn.Module, judged: Samples, value: Optional[float]
+        self,
+        sources: Mapping[str, OnePass],
+        model: nn.Module,
+        judge: Judge,
+        value: Optional[float],
     ) -> Chosen:
         """Compare, print the table, and return what did best on the images that choose.
+
+        Args:
+            sources: What is fitted to, by its name, see :data:`FIT_ON`.
+            model: With one calibration, untouched.
+            judge: Has the validation images.
+            value: Of the method's one number. None: it is chosen.
 
         Raises:
             ValueError: If no method has a meaning here.
         """
-        kind = SCORES[self.plugin]
-        metric = self.metric or OVERALL[kind]
-        ((name, _),) = one_pass.samples.items()
-        comparison = Comparison(
-            one_pass.problem(model, name, self.seed),
-            judged,
-            kind=kind,
-            metric=metric,
-            seed=self.seed,
-            split=self.split,
-        )
+        metric = self.metric or judge.names[0]
+        ((name, _),) = next(iter(sources.values())).samples.items()
+        problems = {source: own.problem(model, name, self.seed) for source, own in sources.items()}
+        comparison = Comparison(problems, judge, metric=metric, seed=self.seed, split=self.split)
         rows = [comparison.before()]
         for method in method_names() if self.method == BEST else [self.method]:
-            rows.append(comparison.row(method, None if value is None else [value]))
-        self._tell(rows, metric, comparison.num_images)
+            try:
+                check_foldable(model, method)
+            except ValueError as error:
+                rows.append(Row(method, refused=str(error)))
+                continue
+            values = None if value is None else [value]
+            rows += [comparison.row(method, values, source) for source in sources]
+        self._tell(rows, metric, comparison)
         usable = [row for row in rows[1:] if row.refused is None]
         usable = [row for row in usable if row.folds or not self.folding]
         if not usable:
             raise ValueError(rows[-1].refused or 'no method folds')
         best = best_of(usable)
-        scores = {name: comparison.fitted[best.method]}
-        return Chosen(best.method, best.value, scores, rows, metric)
+        scores = {name: comparison.fitted[best.method, best.fit_on]}
+        return Chosen(best.method, best.value, scores, rows, metric, best.fit_on)
 
-    def _tell(self, rows: Sequence[Row], metric: str, images: tuple[int, int]) -> None:
-        chosen, reported = images
+    def _tell(self, rows: Sequence[Row], metric: str, comparison: Comparison) -> None:
+        chosen, reported = images = len(comparison.choosing), len(comparison.reporting)
         print(
             f'Numbers are chosen by the {metric} of {chosen:,} validation images, and the table is '
             + (f'of {reported:,} others:' if self.split else 'of the same, so it flatters:')
         )
         print(table_of(rows, metric))
-        tail = list(partition(self.prior.groups))[-1]
-        print(verdict_of(best_of(rows), metric, tail))
+        names = comparison.judge.names
+        verdict = verdict_of(best_of(rows), metric, names[-1])
+        print(verdict)
         if processes.rank() > 0:
             return
-        with written_whole(self.report) as file:
-            content = {'metric': metric, 'images': images, 'methods': as_json(rows)}
-            file.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+        content = {
+            'metric': metric,
+            'overall': names[0],
+            'tail': names[-1],
+            'images': images,
+            'methods': as_json(rows),
+        }
+        written = json.dumps(content, indent=1) + '\n', methods_page(content, verdict)
+        for path, text in zip((self.report, self.page), written):
+            with written_whole(path) as file:
+                file.write_text(text, encoding='utf-8')

@@ -171,7 +171,7 @@ def collect(
     saved = time.monotonic()
     with progress_bar() as bar, torch.no_grad():
         task = bar.add_task('Collecting', total=len(choice))
-        for number, batch, data in zip(numbers, batches, _loaded(loader)):
+        for number, batch, data in zip(numbers, batches, loaded(loader)):
             rng = np.random.default_rng([dataset.seed, number])
             seed_everything(dataset.seed, number)
             try:
@@ -183,7 +183,7 @@ def collect(
                     cache.reservoirs[name].offer(samples, rng)
                     cache.elements[name] += sum(weight[i] * n for i, n in elements.items())
             except FloatingPointError as error:
-                raise FloatingPointError(f'{error} ({", ".join(_paths(data))})') from None
+                raise FloatingPointError(f'{error} ({", ".join(paths_of(data))})') from None
             cache.done += 1
             bar.update(task, completed=min(batch.stop, len(choice)))
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
@@ -192,7 +192,7 @@ def collect(
     cache.save()
 
 
-def _loaded(loader: DataLoader) -> Iterator[Any]:
+def loaded(loader: DataLoader) -> Iterator[Any]:
     """The batches of a loader; a worker's error is said in a line."""
     batches = iter(loader)
     while True:
@@ -208,6 +208,7 @@ def _loaded(loader: DataLoader) -> Iterator[Any]:
         yield data
 
 
-def _paths(data: Any) -> list[str]:
+def paths_of(data: Any) -> list[str]:
+    """The files of the images of a batch."""
     samples = data['data_samples'] if isinstance(data, Mapping) else data
     return [str(getattr(sample, 'img_path', None) or '') for sample in samples]

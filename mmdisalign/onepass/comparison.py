@@ -11,11 +11,11 @@ import numpy as np
 from torch import nn
 
 from ..analysis import markdown_table
-from .fitting import Samples
-from .judging import Judged, interval_of_difference, judge, values_of
+from .judging import Judge, Part, draws_of, folds, intervals_of_difference, once
 from .methods import Problem, method_named
 from .processes import agreed
 
+FOLDS = 4  # of the images that choose, where they are fitted to
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
 
 
@@ -25,8 +25,9 @@ class Row:
 
     Attributes:
         method: Its name; None of the classifier as it was.
+        fit_on: The source of what it was fitted to, see :data:`FIT_ON`.
         value: Of its one number, the best on the images that choose.
-        values: Means in per cent, see :func:`values_of`.
+        values: Means in per cent, by name, see :class:`Judge`.
         gains: The 95 % interval of what each gained.
         chosen_by: What decided, on the images that choose.
         seconds: What its fits took.
@@ -35,6 +36,7 @@ class Row:
     """
 
     method: Optional[str]
+    fit_on: str = 'train'
     value: Optional[float] = None
     values: Optional[Mapping[str, float]] = None
     gains: Optional[Mapping[str, tuple[float, float]]] = None
@@ -45,93 +47,113 @@ class Row:
 
 
 class Comparison:
-    """Methods that are fitted to samples of training images, and judged by others.
+    """Methods that are fitted to samples, and judged by others.
+
+    What is fitted to the images that choose is chosen by cross-fitting: each of :data:`FOLDS` parts
+    of these is judged with what is fitted to the others.
 
     Args:
-        problem: What is fitted to.
-        judged: Samples of the images that judge.
-        kind: ``'accuracy'`` or ``'IoU'``, see :func:`values_of`.
-        metric: What decides, a key of :func:`values_of`.
+        problems: What is fitted to, by its source.
+        judge: Has the images that judge.
+        metric: What decides, one of the judge's names.
         seed: Decides which images choose, and what is left out of a fit that is only tried.
         split: Whether half of the images choose and the others report; else all do both.
 
     Attributes:
-        fitted: What each method made, by its name.
+        fitted: What each method made, by its name and source.
+        choosing: Numbers of the images that choose.
+        reporting: And of those that report.
+
+    Raises:
+        ValueError: If there are too few images.
     """
 
     def __init__(
         self,
-        problem: Problem,
-        judged: Samples,
+        problems: Mapping[str, Problem],
+        judge: Judge,
         *,
-        kind: str,
         metric: str,
         seed: int = 0,
         split: bool = True,
     ) -> None:
-        self.problem, self.judged = problem, judged
-        self.kind, self.metric, self.seed = kind, metric, seed
-        rng = np.random.default_rng(seed)
-        images = np.unique(judged.image)
-        if len(images) < 2 and split:
-            raise ValueError(
-                f'{len(images)} labelled images cannot choose and report: name more, or leave the '
-                'choice out'
-            )
-        chooses = np.isin(judged.image, rng.permutation(images)[: (len(images) + 1) // 2])
-        every = np.arange(len(judged))
-        self.choosing, self.reporting = (
-            (np.flatnonzero(chooses), np.flatnonzero(~chooses)) if split else (every, every)
-        )
-        self.num_images = tuple(
-            len(np.unique(judged.image[own])) for own in (self.choosing, self.reporting)
-        )
-        few = min(len(problem.chosen), MOST_TO_CHOOSE)
-        self._few = replace(
-            problem, chosen=np.sort(rng.choice(problem.chosen, few, replace=False)), fits=[]
-        )
-        self.fitted: dict[str, nn.Module] = {}
-        self._before = judge(None, judged, self.reporting)
+        self.problems, self.judge = problems, judge
+        self.metric, self.seed = metric, seed
+        images = judge.images
+        self.choosing, self.reporting = folds(images, seed) if split else (images, images)
+        self._folds = folds(self.choosing, seed, FOLDS)
+        self.fitted: dict[tuple[str, str], nn.Module] = {}
+        self._draws = draws_of(len(self.reporting), seed)
+        self._before = judge((None, self.reporting))
+        self._values_before = self._before.values(self._draws)
+        self._first = self._chosen_by((None, self.choosing))
+        if np.isnan(self._first):
+            raise ValueError(f'no class of {metric} is in the images that choose')
 
     def before(self) -> Row:
         """The classifier as it was."""
-        first = self._values(judge(None, self.judged, self.choosing))
-        return Row(None, values=self._values(self._before), chosen_by=first[self.metric])
+        values = once(self._before, len(self.reporting))
+        return Row(None, values=values, chosen_by=self._first)
 
-    def row(self, method: str, values: Optional[Sequence[float]] = None) -> Row:
+    def row(
+        self, method: str, values: Optional[Sequence[float]] = None, fit_on: str = 'train'
+    ) -> Row:
         """Fit a method, with the best of its values.
 
         Args:
             method: Its name.
             values: What to try of its number. Default: None, what the method says.
+            fit_on: The source of what it is fitted to.
         """
         start, module = time.monotonic(), method_named(method)
-        values = module.VALUES if values is None else values
+        problem, values = self.problems[fit_on], module.VALUES if values is None else values
         try:
-            found = agreed({value: self._tried(module, value) for value in values})
+            fewer = self._fewer(problem, fit_on)
+            # One after another: each fit begins where that of the last value ended.
+            tried = {value: self._tried(module, value, fewer) for value in sorted(values)}
+            found = agreed(tried)
             best = max(found, key=found.get)
-            scores = self.fitted[method] = module.fit(self.problem, best)
+            scores = self.fitted[method, fit_on] = module.fit(problem, best)
         except ValueError as error:
-            return Row(method, refused=str(error))
-        after = judge(scores, self.judged, self.reporting)
-        prior = self.problem.prior
+            return Row(method, fit_on, refused=str(error))
+        after = self.judge((scores, self.reporting))
+        seconds = time.monotonic() - start
         return Row(
             method,
+            fit_on,
             best if module.PARAMETER else None,
-            self._values(after),
-            interval_of_difference(self._before, after, prior, self.kind, self.seed),
+            once(after, len(self.reporting)),
+            intervals_of_difference(self._values_before, after.values(self._draws)),
             found[best],
-            time.monotonic() - start,
+            seconds,
             hasattr(scores, 'folded'),
         )
 
-    def _tried(self, module: Any, value: float) -> float:
-        """The metric on the images that choose, of a fit to some of the samples."""
-        scores = module.fit(self._few, value)
-        return self._values(judge(scores, self.judged, self.choosing))[self.metric]
+    def _fewer(self, problem: Problem, fit_on: str) -> list[tuple[Problem, np.ndarray]]:
+        """What is fitted to when a value is tried, and the images that this is judged by."""
+        if fit_on == 'train':
+            return [(_some(problem, problem.chosen, self.seed), self.choosing)]
+        image = problem.samples.image[problem.chosen]
+        others = [problem.chosen[~np.isin(image, fold)] for fold in self._folds]
+        return [(_some(problem, own, self.seed), fold) for own, fold in zip(others, self._folds)]
 
-    def _values(self, judged: Judged) -> dict[str, float]:
-        return values_of(judged, self.problem.prior, self.kind)
+    def _tried(
+        self, module: Any, value: float, fewer: Sequence[tuple[Problem, np.ndarray]]
+    ) -> float:
+        """The metric on the images that choose, of fits to some of the samples."""
+        for problem, _ in fewer:
+            problem.start = module.fit(problem, value)
+        return self._chosen_by(*((problem.start, images) for problem, images in fewer))
+
+    def _chosen_by(self, *parts: Part) -> float:
+        return once(self.judge(*parts), len(self.choosing))[self.metric]
+
+
+def _some(problem: Problem, chosen: np.ndarray, seed: int) -> Problem:
+    """At most :data:`MOST_TO_CHOOSE` of the chosen samples."""
+    few = min(len(chosen), MOST_TO_CHOOSE)
+    kept = np.random.default_rng(seed).choice(chosen, few, replace=False)
+    return replace(problem, chosen=np.sort(kept), fits=[])
 
 
 def best_of(rows: Sequence[Row]) -> Row:
@@ -143,10 +165,11 @@ def table_of(rows: Sequence[Row], metric: str) -> str:
     """The rows, and why methods that are not among them were refused."""
     shown = [row for row in rows if row.refused is None]
     keys = list(shown[0].values)
-    header = ['', 'number', *keys, f'gain in {metric}, 95 %', 'seconds', 'folds']
+    header = ['', 'fitted to', 'number', *keys, f'gain in {metric}, 95 %', 'seconds', 'folds']
     cells = [
         [
             row.method or 'as it was',
+            row.fit_on if row.method else '',
             '' if row.value is None else f'{row.value:g}',
             *(f'{row.values[key]:.2f}' for key in keys),
             '' if row.gains is None else '{:+.2f} to {:+.2f}'.format(*row.gains[metric]),
@@ -155,7 +178,7 @@ def table_of(rows: Sequence[Row], metric: str) -> str:
         ]
         for row in shown
     ]
-    refused = [row.refused for row in rows if row.refused is not None]
+    refused = list(dict.fromkeys(row.refused for row in rows if row.refused is not None))
     return '\n'.join([markdown_table(header, cells), *([''] if refused else []), *refused])
 
 
@@ -168,7 +191,7 @@ def verdict_of(row: Row, metric: str, tail: str) -> str:
         low, high = row.gains[key]
         sure = 'gains' if low > 0 else 'loses' if high < 0 else 'shows nothing'
         shown.append(f'{key} {sure} ({low:+.2f} to {high:+.2f})')
-    return f'{row.method}: {", ".join(shown)}.'
+    return f'{row.method}, fitted to {row.fit_on}: {", ".join(shown)}.'
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

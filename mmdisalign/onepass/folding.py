@@ -8,7 +8,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from ..calibration import CalibratedLayerMixin, ScoreLayout
+from ..calibration import CalibratedLayerMixin, ScoreLayout, VMFLinear
 from ..engine.confidence import calibrations_of
 
 
@@ -38,6 +38,33 @@ def classifier_of(model: nn.Module, calibration: str) -> Optional[tuple[Tensor, 
     return own[0].weight, own[0].bias
 
 
+def vmf_of(model: nn.Module, calibration: str) -> Optional[VMFLinear]:
+    """The layer that a calibration is of, if it is a von Mises-Fisher classifier."""
+    names = {module: name for name, module in calibrations_of(model).items()}
+    own = (layer for layer in model.modules() if isinstance(layer, CalibratedLayerMixin))
+    found = [layer for layer in own if names[layer.calibration] == calibration]
+    return found[0] if len(found) == 1 and isinstance(found[0], VMFLinear) else None
+
+
+def check_foldable(model: nn.Module, method: str) -> None:
+    """Raise ValueError if what a method makes could not be written into a model's classifiers.
+
+    Args:
+        model: With untouched calibrations.
+        method: Its name; DisAlign is written with its calibration.
+    """
+    linear = {name for name, _, _ in linear_layers(model)}
+    for name in calibrations_of(model) if method != 'disalign' else ():
+        vmf = vmf_of(model, name) is not None
+        if method == 'vmf' and not vmf:
+            raise ValueError('vmf cannot be fitted: the classifier is not a VMFLinear')
+        if method != 'vmf' and name not in linear:
+            raise ValueError(
+                f'{method} is written into the weights of a linear classifier, and that of {name} '
+                'is none'
+            )
+
+
 def folded_state(model: nn.Module, fitted: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """The state of a calibrated model's stock model whose scores are the fitted ones.
 
@@ -56,6 +83,11 @@ def folded_state(model: nn.Module, fitted: Mapping[str, nn.Module]) -> dict[str,
                 'σ(x) varies with the input, so DisAlign does not fold into a classifier: use '
                 'disalign-constant, or leave --fold out'
             )
+        vmf = vmf_of(model, calibration)
+        if vmf is not None and hasattr(scores, 'folded_vmf'):
+            own = next(name for name, layer in model.named_modules() if layer is vmf)
+            state.update({f'{own}.{key}': v for key, v in scores.folded_vmf(vmf).items()})
+            continue
         names = [name for own, name, _ in layers if own == calibration]
         if not names:
             raise ValueError(f'{calibration} is of a layer that is not linear: it cannot be folded')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -43,6 +43,16 @@ class ImageChoice:
         least, most = times[times > 0].min(), times.max()
         often = f', {"up to " * int(least < most)}{most} times, {len(self):,} in all'
         return f'{(times > 0).sum():,} of {length:,} images{often * int(most > 1)}'
+
+    def within(self, images: np.ndarray, length: int) -> ImageChoice:
+        """The same choice, where the data set was but some images of another.
+
+        Args:
+            images: Their positions in the other, shape (n,).
+            length: Of the other.
+        """
+        number, image = np.divmod(self.index, len(images))
+        return replace(self, index=number * length + images[image])
 
     @property
     def identity(self) -> str:

@@ -1,120 +1,224 @@
-"""How well scores do on samples of labelled images, and how sure that is."""
+"""How well scores do on labelled images, and how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..analysis import group_means, partition
+from ..analysis import partition
 from ..calibration import ClassPrior
 from .fitting import Samples, calibrated_scores
 
 ROUNDS = 1000  # of the bootstrap
-OVERALL = {'accuracy': 'top1', 'IoU': 'mIoU'}
+OVERALL = {'accuracy': ['top1', 'mean'], 'IoU': ['mIoU']}
+
+
+Part = tuple[Optional[nn.Module], np.ndarray]  # what a method has fitted, and numbers of images
+
+
+class Judged(Protocol):
+    """What scores decide of I images."""
+
+    def values(self, times: np.ndarray) -> Mapping[str, np.ndarray]:
+        """The mean over all classes and over those of each group, in per cent, by name.
+
+        Args:
+            times: How often each image counts, in each of R draws, shape (R, I).
+
+        Returns:
+            Each of shape (R,), NaN where no class of a group occurs.
+        """
+
+
+class Judge(Protocol):
+    """Labelled images by which scores are judged.
+
+    Attributes:
+        names: Of the values: the first is the library's main one, the last is that of the tail.
+        images: Their numbers, see :func:`image_numbers`, ascending, shape (I,).
+    """
+
+    names: Sequence[str]
+    images: np.ndarray
+
+    def __call__(self, *parts: Part) -> Judged:
+        """Judge on some of the images.
+
+        Args:
+            parts: Images, and what makes the scores on these: None, the classifier's own scores.
+                All are judged together.
+        """
+
+
+class SampleJudge:
+    """Judges by samples of the images: what has the highest score is decided.
+
+    Args:
+        samples: Of the images.
+        prior: Its groups.
+        kind: ``'accuracy'`` or ``'IoU'``, see :class:`Decided`.
+    """
+
+    def __init__(self, samples: Samples, prior: ClassPrior, kind: str) -> None:
+        self.samples, self.prior, self.kind = samples, prior, kind
+        self.names = metric_names(prior, kind)
+        self.images = np.unique(samples.image)
+
+    @torch.no_grad()
+    def __call__(self, *parts: Part) -> Decided:
+        """Judge on some of the images, see :class:`Judge`."""
+        samples = self.samples
+        rows = [np.flatnonzero(np.isin(samples.image, images)) for _, images in parts]
+        predicted = [
+            decided
+            for own, (scores, _) in zip(rows, parts)
+            for decided in self._decide(scores, own)
+        ]
+        chosen = np.concatenate(rows)
+        label, weight, image = (
+            np.asarray(values)[chosen] for values in (samples.label, samples.weight, samples.image)
+        )
+        images = np.concatenate([own for _, own in parts])
+        order = np.argsort(images)
+        place = order[np.searchsorted(images, image, sorter=order)]
+        return Decided(label, np.concatenate(predicted), weight, place, self.prior, self.kind)
+
+    def _decide(self, scores: Optional[nn.Module], chosen: np.ndarray) -> np.ndarray:
+        predicted = [np.zeros(0, np.int64)]
+        for chunk in self.samples.chunks(chosen):
+            own = (scores or _Same(chunk.logits.shape[2])).to(chunk.logits.device)
+            made = calibrated_scores(own, chunk.features, chunk.logits, chunk.taps)
+            predicted.append(made.argmax(dim=1).cpu().numpy())
+        return np.concatenate(predicted)
 
 
 @dataclass(frozen=True)
-class Judged:
+class Decided:
     """What scores decide of samples.
 
     Attributes:
         label: Of each sample, shape (S,).
         predicted: Shape (S,).
         weight: How many elements it stands for, shape (S,).
-        image: Which image it is of, shape (S,).
+        image: Position of its image among those judged, shape (S,).
+        prior: Its groups.
+        kind: ``'accuracy'`` or ``'IoU'``, see :meth:`values`.
     """
 
     label: np.ndarray
     predicted: np.ndarray
     weight: np.ndarray
     image: np.ndarray
+    prior: ClassPrior
+    kind: str
+
+    def values(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """The values of draws of the images, see :class:`Judged`.
+
+        Of the kind ``'accuracy'``, ``top1`` is that of all samples and ``mean`` that of the
+        classes, each counting the same; of ``'IoU'``, ``mIoU`` is that of the classes.
+        """
+        number = len(self.prior)
+        right, true, predicted = self._counted(times)
+        is_accuracy = self.kind == 'accuracy'
+        with np.errstate(invalid='ignore', divide='ignore'):  # 0 / 0
+            whole = true if is_accuracy else true + predicted - right
+            shares = 100 * np.where(true > 0, right / whole, np.nan)[:, :number]
+            top1 = 100 * right.sum(axis=1) / true.sum(axis=1)
+        groups = {'mean': range(number), **partition(self.prior.groups)}
+        means = means_of_groups(shares, groups)
+        mean = means.pop('mean')
+        return {**({'top1': top1, 'mean': mean} if is_accuracy else {'mIoU': mean}), **means}
+
+    def _counted(self, times: np.ndarray) -> Iterator[np.ndarray]:
+        """What of each class is right, is it, and is decided for it, in each draw, (R, C) each."""
+        label, predicted = self.label.astype(np.int64), self.predicted
+        side = max(len(self.prior), *(int(own.max(initial=0)) + 1 for own in (label, predicted)))
+        is_right = label == predicted
+        for key, own in ((label, is_right), (label, slice(None)), (predicted, slice(None))):
+            # By class and image first: a draw is a sum over images.
+            place = torch.from_numpy(np.stack([key[own], self.image[own]]))
+            weight = torch.from_numpy(self.weight[own]).double()
+            size = side, times.shape[1]
+            counts = torch.sparse_coo_tensor(place, weight, size, check_invariants=False)
+            yield torch.sparse.mm(counts, torch.from_numpy(times.T).double()).T.numpy()
 
 
-@torch.no_grad()
-def judge(scores: Optional[nn.Module], samples: Samples, chosen: np.ndarray) -> Judged:
-    """Decide by the highest score.
+def means_of_groups(
+    values: np.ndarray, groups: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """The mean over each group's classes of values (R, C), each (R,); of those that are not NaN.
 
     Args:
-        scores: What a method has fitted. None: the classifier's own scores.
-        samples: The samples.
-        chosen: Which of them, (n,).
+        values: Of each class, in each of R draws.
+        groups: Class indices by name.
     """
-    predicted = []
-    for chunk in samples.chunks(chosen):
-        own = (scores or _Same(chunk.logits.shape[2])).to(chunk.logits.device)
-        made = calibrated_scores(own, chunk.features, chunk.logits, chunk.taps)
-        predicted.append(made.argmax(dim=1).cpu().numpy())
-    weight, image = (np.asarray(values)[chosen] for values in (samples.weight, samples.image))
-    return Judged(np.asarray(samples.label)[chosen], np.concatenate(predicted), weight, image)
-
-
-def values_of(
-    judged: Judged, prior: ClassPrior, kind: str, times: Optional[np.ndarray] = None
-) -> dict[str, float]:
-    """The mean of each group and over all, in per cent; NaN where no class of a group occurs.
-
-    Args:
-        judged: What was decided.
-        prior: Its groups.
-        kind: ``'accuracy'``: ``top1``, that of all samples, and ``mean``, each class counting the
-            same; ``'IoU'``: ``mIoU``.
-        times: How often each sample counts, shape (S,). Default: None, once.
-    """
-    number = len(prior)
-    side = max(
-        number, int(judged.predicted.max(initial=0)) + 1, int(judged.label.max(initial=0)) + 1
-    )
-    weight = judged.weight if times is None else judged.weight * times
-    pairs = judged.label.astype(np.int64) * side + judged.predicted
-    confusion = np.bincount(pairs, weight, side * side).reshape(side, side)
-    right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    with np.errstate(invalid='ignore'):  # 0 / 0
-        whole = true if kind == 'accuracy' else true + predicted - right
-        shares = 100 * np.where(true > 0, right / whole, np.nan)[:number]
-        top1 = 100 * right.sum() / true.sum()
-    groups = partition(prior.groups)
-    means = group_means(shares, {'mean': range(number), **groups})
-    mean = means.pop('mean')
-    overall = {'top1': top1, 'mean': mean} if kind == 'accuracy' else {'mIoU': mean}
-    return {**overall, **means}
+    means = {}
+    for name, members in groups.items():
+        own = values[:, list(members)]
+        known = ~np.isnan(own)
+        with np.errstate(invalid='ignore'):  # 0 / 0
+            means[name] = np.where(known, own, 0).sum(axis=1) / known.sum(axis=1)
+    return means
 
 
 def metric_names(prior: ClassPrior, kind: str) -> list[str]:
-    """What :func:`values_of` has values of."""
-    overall = ['top1', 'mean'] if kind == 'accuracy' else ['mIoU']
-    return [*overall, *partition(prior.groups)]
+    """What :class:`Decided` has values of."""
+    return [*OVERALL[kind], *partition(prior.groups)]
 
 
-def interval_of_difference(
-    before: Judged, after: Judged, prior: ClassPrior, kind: str, seed: int
-) -> Mapping[str, tuple[float, float]]:
-    """The 95 % bootstrap interval of what each value of :func:`values_of` gained.
-
-    Images are drawn with replacement, the same for both; the interval has the 2.5th to the 97.5th
-    percentile of :data:`ROUNDS` draws (Efron 1979). Classes that a draw has not are left out of it.
+def folds(images: np.ndarray, seed: int, number: int = 2) -> list[np.ndarray]:
+    """Parts of the images, each as large but for one image.
 
     Args:
-        before: What was decided before.
-        after: And after, of the same samples.
-        prior: Its groups.
-        kind: See :func:`values_of`.
-        seed: Of the draws.
+        images: Their numbers.
+        seed: Decides which are in which.
+        number: Of the parts, at most. Default: 2.
+
+    Raises:
+        ValueError: If there are fewer than two.
     """
-    images, place = np.unique(before.image, return_inverse=True)
+    if len(images) < 2:
+        raise ValueError(
+            f'{len(images)} labelled images cannot choose and report: name more, or leave the '
+            'choice out'
+        )
+    order = np.random.default_rng(seed).permutation(images)
+    return np.array_split(order, min(number, len(images)))
+
+
+def once(judged: Judged, number: int) -> dict[str, float]:
+    """The values where each of so many images counts once."""
+    return {key: float(value) for key, (value,) in judged.values(np.ones((1, number), int)).items()}
+
+
+def draws_of(number: int, seed: int) -> np.ndarray:
+    """How often each of so many images is in each draw of a bootstrap, (:data:`ROUNDS`, I)."""
     rng = np.random.default_rng(seed)
-    gains: dict[str, list[float]] = {}
-    for _ in range(ROUNDS):
-        times = np.bincount(rng.integers(len(images), size=len(images)), minlength=len(images))
-        own = times[place]
-        first, second = (values_of(judged, prior, kind, own) for judged in (before, after))
-        for key, value in second.items():
-            gains.setdefault(key, []).append(value - first[key])
-    return {key: tuple(np.nanpercentile(own, [2.5, 97.5])) for key, own in gains.items()}
+    drawn = (rng.integers(number, size=number) for _ in range(ROUNDS))
+    return np.stack([np.bincount(own, minlength=number) for own in drawn])
+
+
+def intervals_of_difference(
+    before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """The 95 % bootstrap interval of what each value gained.
+
+    Images are drawn with replacement, the same for both; the interval has the 2.5th to the 97.5th
+    percentile of the draws (Efron 1979). Classes that a draw has not are left out of it.
+
+    Args:
+        before: The values of :func:`draws_of` before.
+        after: And after.
+    """
+    return {
+        key: tuple(np.nanpercentile(own - before[key], [2.5, 97.5])) for key, own in after.items()
+    }
 
 
 class _Same(nn.Module):

@@ -10,6 +10,7 @@ from typing import Optional, Union
 import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
+from torch.utils.data import DataLoader
 
 from ..calibration import PriorLike, ZeroCount
 from ..defaults import PASSES
@@ -46,6 +47,10 @@ class Options:
         split_val: Whether half of the validation images choose, and the others report. Default:
             True.
         metric: What decides on validation images. Default: None, that of the library.
+        fit_on: What is fitted to: ``'train'``, training images; ``'val'``, the validation images
+            that choose, but for classes that few of them have; ``'both'``; or ``'best'`` of these.
+            Default: ``'train'``.
+        dataloader: Built, of the training images in the place of the config's; it needs a prior.
         fold: Whether what is fitted is to be in the weights of the stock model, and so an error
             where it cannot. Methods other than DisAlign are always written so.
     """
@@ -67,6 +72,8 @@ class Options:
     choose: Optional[str] = None
     split_val: bool = True
     metric: Optional[str] = None
+    fit_on: str = 'train'
+    dataloader: Optional[DataLoader] = None
     fold: bool = False
 
 
@@ -79,6 +86,7 @@ class Result:
         config: Its config.
         method: The method that was written.
         value: Its one number; None if it has none.
+        fit_on: What it was fitted to.
         rows: What methods came to on validation images; empty if these did not choose.
         table: The same as Markdown, or an empty string.
     """
@@ -87,6 +95,7 @@ class Result:
     config: Path
     method: str
     value: Optional[float]
+    fit_on: str
     rows: Sequence[Row]
     table: str
 

@@ -59,7 +59,14 @@ class ImagePass:
     keep: bool
     cache: Optional[SampleCache] = None
 
-    def choice(self, dataset: BaseDataset, prior: Any, per_class: Any, passes: int) -> ImageChoice:
+    def choice(
+        self,
+        dataset: BaseDataset,
+        prior: Any,
+        per_class: Any,
+        passes: int,
+        among: Optional[np.ndarray] = None,
+    ) -> ImageChoice:
         """Which images of the data set are passed.
 
         Args:
@@ -67,19 +74,24 @@ class ImagePass:
             prior: Class frequencies of it.
             per_class: Images of each class, ``'all'``, or None, as many as is usual.
             passes: How often one is passed, at most.
+            among: Positions of those that may be. Default: None, all.
 
         Raises:
             ValueError: If there are none.
         """
-        if not len(dataset):
+        among = np.arange(len(dataset)) if among is None else among
+        if not len(among):
             raise ValueError('the training data set of the config has no images')
         per_class = per_class or IMAGES_PER_CLASS[self.plugin]
         # Also where all are passed: it is here that a faulty annotation is found.
         tells = per_class != 'all' or hasattr(dataset, 'get_data_info')
         classes = classes_of_images(self.plugin, dataset, len(prior)) if tells else []
         if per_class == 'all':
-            return every_image(len(dataset), passes, prior)
-        return enough_images(classes, len(prior), per_class, passes, self.seed)
+            found = every_image(len(among), passes, prior)
+        else:
+            own = [classes[i] for i in among.tolist()]
+            found = enough_images(own, len(prior), per_class, passes, self.seed)
+        return found.within(among, len(dataset))
 
     def collect(
         self,
@@ -104,7 +116,7 @@ class ImagePass:
                 'MB: raise --cache-size'
             )
         # Of the first: the times of change of files differ on disks of their own.
-        identity = processes.of_first(lambda: self._identity(choice, capacities, dataset.dataset))
+        identity = processes.of_first(lambda: self.identity(choice, capacities, dataset.dataset))
         cache = SampleCache(self.cache_dir, identity, collector.layouts, capacities)
         self.cache = cache
         size = sum(collector.layouts[name].bytes * own.sum() for name, own in capacities.items())
@@ -119,14 +131,23 @@ class ImagePass:
         done = sum(processes.gathered(cache.done))
         if done:
             print(f'Going on after {min(done * batch_size, len(choice)):,} images.')
-        if not self.keep and processes.rank() == 0:  # what other arguments left there
-            for other in set(self.cache_dir.glob('samples_*')) - {cache.folder}:
-                shutil.rmtree(other)
+        self.remove_others(cache.folder)
         workers = self.loader.get('num_workers', 0)
         collect(collector, cache, dataset, choice, batch_size=batch_size, num_workers=workers)
         return cache.merged(fit_device())
 
-    def _identity(
+    def remove(self) -> None:
+        """Delete the samples, if there are any."""
+        if self.cache is not None:
+            self.cache.remove()
+
+    def remove_others(self, folder: Path) -> None:
+        """Delete what other arguments left beside a folder of samples, unless that is to stay."""
+        if not self.keep and processes.rank() == 0:
+            for other in set(self.cache_dir.glob('samples_*')) - {folder}:
+                shutil.rmtree(other)
+
+    def identity(
         self, choice: ImageChoice, capacities: Mapping[str, np.ndarray], dataset: BaseDataset
     ) -> dict[str, Any]:
         """What decides the samples; those of anything else are not gone on from."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..calibration import ClassPrior, PriorLike, ZeroCount, generalized_reweight
+from ..calibration import ClassPrior, PriorLike, VMFLinear, ZeroCount, generalized_reweight
 from .fitted_loss import FittedLoss
 from .fitting import Samples
 from .methods import Problem, method_named
@@ -82,6 +82,7 @@ def fit(
     *,
     weight: Optional[Array] = None,
     bias: Optional[Array] = None,
+    vmf: Optional[VMFLinear] = None,
     background: bool = False,
     zero_count: ZeroCount = None,
     weight_decay: float = 5e-4,
@@ -100,6 +101,7 @@ def fit(
         value: Of the method's one number. Default: None, the first of its ``VALUES``.
         weight: Of the last layer, shape (C, F), which some methods change. Default: None.
         bias: Of the last layer, shape (C,). Default: None.
+        vmf: The last layer, if it is one. Default: None.
         background: Whether there is a background. Default: False.
         zero_count: How to weigh classes that were never seen, see :func:`generalized_reweight`.
         weight_decay: Of what is learned, unless it is the method's number.
@@ -114,6 +116,9 @@ def fit(
     classes = ClassPrior.build(prior)
     _check(x, z, y, classes, background)
     layer = _checked_layer(x, z, weight, bias)
+    if vmf is not None:
+        with torch.no_grad():
+            _check_made(vmf(torch.as_tensor(x).float()), torch.as_tensor(z).float())
     own = generalized_reweight(classes, 0.0, zero_count=zero_count)
     ones = torch.cat([own, torch.ones(z.shape[1] - len(classes))])
     samples = Samples(
@@ -132,6 +137,7 @@ def fit(
         FittedLoss(classes, 0.0, ones, 'class_weight'),
         weight=layer[0],
         bias=layer[1],
+        vmf=vmf,
         zero_count=zero_count,
         weight_decay=weight_decay,
         seed=seed,
@@ -179,14 +185,19 @@ def _checked_layer(
             f'the last layer has weight ({z.shape[1]}, {x.shape[1]}) and bias ({z.shape[1]},) if '
             f'it makes these logits of these features, got {given}'
         )
-    error = (torch.nn.functional.linear(x, w, b) - z).abs().max().item()
-    # Half-precision features are off by 1e-3 of their size.
-    if error > 1e-2 * max(1.0, z.abs().max().item()):
-        raise ValueError(
-            f'weight and bias do not make these logits of these features (off by {error:.3g}): are '
-            'the features what the last layer gets?'
-        )
+    _check_made(torch.nn.functional.linear(x, w, b), z)
     return w, b
+
+
+def _check_made(made: Tensor, logits: Tensor) -> None:
+    """Raise ValueError if what the last layer makes of the features is not the logits."""
+    error = (made - logits).abs().max().item()
+    # Half-precision features are off by 1e-3 of their size.
+    if error > 1e-2 * max(1.0, logits.abs().max().item()):
+        raise ValueError(
+            f'the last layer does not make these logits of these features (off by {error:.3g}): '
+            'are the features what it gets?'
+        )
 
 
 def _check(

@@ -226,6 +226,24 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode='r+', shape=shape)
 
 
+def folder_of(folder: Union[str, Path], identity: Mapping[str, Any]) -> Path:
+    """A folder of their own for files that an identity decides: what else is in the user's stays.
+
+    Args:
+        folder: The user's.
+        identity: As JSON.
+    """
+    text = json.dumps(identity, sort_keys=True)
+    return Path(folder) / f'samples_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder of :func:`folder_of`, and the one that it is in unless that has others."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
+
+
 class SampleCache:
     """The reservoirs of a model's calibrations, and how far collecting has come.
 
@@ -254,10 +272,7 @@ class SampleCache:
         layouts: Mapping[str, Layout],
         capacities: Mapping[str, np.ndarray],
     ) -> None:
-        text = json.dumps(identity, sort_keys=True)
-        # A folder of its own: what else is in the user's stays.
-        self._parent = Path(folder)
-        self.folder = self._parent / f'samples_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
+        self.folder = folder_of(folder, identity)
         self._layouts, self._capacities = layouts, capacities
         self._check_number()
         self._own = self._folder_of(processes.rank())
@@ -328,7 +343,7 @@ class SampleCache:
         shutil.rmtree(self._own, ignore_errors=True)
         with suppress(OSError):
             self.folder.rmdir()
-            self._parent.rmdir()
+            self.folder.parent.rmdir()
 
     def _folder_of(self, rank: int) -> Path:
         return self.folder / f'{rank}_of_{processes.number()}'

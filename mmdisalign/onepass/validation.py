@@ -1,7 +1,8 @@
-"""Samples of the validation images, by which methods and their numbers are chosen."""
+"""The validation images, by which methods and their numbers are chosen."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import nn
 from ..calibration import ClassPrior
 from ..engine import check_data
 from .collect import Collector, SeededDataset
-from .fitting import Samples
 from .image_choice import every_image, image_numbers
+from .judging import Judge, SampleJudge, metric_names
+from .one_pass import SCORES
 from .passing import ImagePass
 
 LABELS = {'segmentation': 'gt_sem_seg', 'classification': 'gt_label'}
@@ -34,12 +36,12 @@ class Validation:
     """
 
     def __init__(
-        self, cfg: Config, prior: ClassPrior, training: BaseDataset, passing: ImagePass
+        self,
+        cfg: Config,
+        prior: ClassPrior,
+        training: BaseDataset,
+        passing: ImagePass,
     ) -> None:
-        if passing.plugin not in LABELS:
-            raise ValueError(
-                'a detector is judged by AP, which needs its boxes and not its samples alone'
-            )
         if cfg.get('val_dataloader') is None:
             raise ValueError('the config has no val_dataloader')
         check_data(cfg, 'val')
@@ -47,11 +49,16 @@ class Validation:
         if passing.plugin == 'segmentation':  # whose images are as large as they are
             loader.batch_size = 1
         self.dataset = DATASETS.build(cfg.val_dataloader.dataset)
-        self._check(training, LABELS[passing.plugin])
         folder = passing.cache_dir / 'validation'
         self.passing = replace(passing, loader=loader, cache_dir=folder, cache=None)
+        self._check(training)
 
-    def _check(self, training: BaseDataset, label: str) -> None:
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the judge's values, see :class:`Judge`."""
+        return metric_names(self.prior, SCORES[self.passing.plugin])
+
+    def _check(self, training: BaseDataset) -> None:
         if not len(self.dataset):
             raise ValueError('the validation data set of the config has no images')
         classes = self.dataset.metainfo.get('classes')
@@ -67,6 +74,10 @@ class Validation:
         # Of images without names, the numbers are but those of their order.
         if self._are_named() and own <= theirs:
             raise ValueError('the validation images are among those of training')
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        label = LABELS[self.passing.plugin]
         if label not in self.dataset[0]['data_samples']:
             raise ValueError(f'the validation images have no labels ({label})')
 
@@ -74,8 +85,8 @@ class Validation:
         tells = hasattr(self.dataset, 'get_data_info')
         return bool(tells and self.dataset.get_data_info(0).get('img_path'))
 
-    def samples(self, kind: type, model: nn.Module) -> Samples:
-        """Run the images through the network.
+    def judge(self, kind: type, model: nn.Module) -> Judge:
+        """Run the images through the network; what judges by what it made of them.
 
         Args:
             kind: Of the model's collector.
@@ -92,4 +103,8 @@ class Validation:
         seeded = SeededDataset(self.dataset, self.passing.seed)
         found, _ = self.passing.collect(collector, seeded, choice, len(self.prior))
         (samples,) = found.values()
-        return samples
+        return SampleJudge(samples, self.prior, SCORES[self.passing.plugin])
+
+    def remove(self) -> None:
+        """Delete what is kept of the images."""
+        self.passing.remove()

@@ -49,13 +49,19 @@ class Written:
         """What methods came to on validation images, where those chose."""
         return methods_of(self.out)
 
+    @property
+    def page(self) -> Path:
+        """The same as a page with a picture."""
+        return self.methods.with_suffix('.html')
+
     def check(self) -> None:
         """Say what will be written, and raise OSError if that cannot be."""
         print(
             f'Will be written: {where(self.out)}, and beside it {self.config.name}, '
-            f'{self.prior.name} and, if validation images choose, {self.methods.name}.'
+            f'{self.prior.name} and, if validation images choose, {self.methods.name} and '
+            f'{self.page.name}.'
         )
-        for path in (self.out, self.config, self.prior, self.methods):
+        for path in (self.out, self.config, self.prior, self.methods, self.page):
             check_file(path)
 
     def check_config(self, cfg: Config, changes: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ is a module all the same: it is calibrated with its own input as the features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Optional
 
 import torch
@@ -25,7 +24,7 @@ from ..calibration import (
     makes_new,
     mix_in,
 )
-from ..engine import as_in_training, check_prior, refusal
+from ..engine import as_in_training, check_prior, refusal, trained_terms
 from ..engine.layers import layers_at
 from ..losses import reweight_loss
 
@@ -205,23 +204,3 @@ def class_losses(
     with as_in_training(head):
         losses = head.loss(*inputs, data_samples, train_cfg)
     return trained_terms(head, losses)
-
-
-def trained_terms(owner: nn.Module, losses: Mapping[str, Any]) -> dict[str, Any]:
-    """The losses of a head, or of a model, that have a gradient, and what is logged beside them.
-
-    Raises:
-        RuntimeError: If there is none.
-    """
-    kept = {key: value for key, value in losses.items() if 'loss' not in key or _can_train(value)}
-    if not any('loss' in key for key in kept):
-        raise RuntimeError(
-            f'no loss of {type(owner).__name__} depends on the calibrated layers: '
-            f'{", ".join(losses)}'
-        )
-    return kept
-
-
-def _can_train(value: Any) -> bool:
-    many = value if isinstance(value, (list, tuple)) else [value]
-    return not torch.is_grad_enabled() or any(each.requires_grad for each in many)

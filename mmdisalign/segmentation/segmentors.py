@@ -26,6 +26,7 @@ from ..engine import (
     derive,
     refusal,
     registered_class,
+    trained_terms,
     unknown_arguments,
 )
 from .decode_heads import calibrated
@@ -34,7 +35,6 @@ from .layers import (
     class_losses,
     classification_layer,
     num_outputs,
-    trained_terms,
     weigh_classes,
 )
 

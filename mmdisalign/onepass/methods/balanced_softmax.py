@@ -11,7 +11,7 @@ from ..fitting import softmax_losses
 from .problem import Problem
 
 PARAMETER = 'weight decay'
-VALUES = (5e-4, 5e-5, 5e-3)
+VALUES = (5e-4, 5e-3, 5e-2)
 
 
 def fit(problem: Problem, value: float) -> LinearScores:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...calibration import ClassPrior, ZeroCount, generalized_reweight
+from ...calibration import ClassPrior, VMFLinear, ZeroCount, generalized_reweight
 from ..fitted_loss import FittedLoss
 from ..fitting import ElementLosses, Fit, Samples, fit_calibration, normalizer_of
 
@@ -28,11 +28,13 @@ class Problem:
         weight: Of the classifier, shape (A, F), A the scores of a sample: the classes', and behind
             them a background's; or that of a kernel. Default: None, it is not linear or not known.
         bias: Of the classifier, shape (A,). Default: None, it has none.
+        vmf: The classifier, if it is one of von Mises-Fisher densities. Default: None, it is not.
         per_valid: Elements, ignored ones included, for each that samples stand for.
         zero_count: How to weigh classes that were never seen.
         weight_decay: Of what is learned.
         seed: Of what starts at random.
         progress: Called after each evaluation of a loss with its number and the loss.
+        start: Where a fit begins, of what it is fitted to alike. Default: None, untouched.
         fits: What the fits of the last method came to.
     """
 
@@ -41,11 +43,13 @@ class Problem:
     chosen: Optional[np.ndarray] = None
     weight: Optional[Tensor] = None
     bias: Optional[Tensor] = None
+    vmf: Optional[VMFLinear] = None
     per_valid: float = 1.0
     zero_count: ZeroCount = None
     weight_decay: float = 0.0
     seed: int = 0
     progress: Optional[Callable[[int, float], None]] = None
+    start: Optional[nn.Module] = None
     fits: list[Fit] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -129,6 +133,8 @@ class Problem:
             element_losses: Default: None, that of DisAlign's loss.
             weight_decay: Default: None, the problem's.
         """
+        if type(self.start) is type(scores):
+            scores.load_state_dict(self.start.state_dict())
         total = normalizer_of(
             self.loss.normalizer,
             self.samples,

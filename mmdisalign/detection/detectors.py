@@ -1,4 +1,4 @@
-"""Any mmdet detector whose classes are scored by layers that are known: one mixin for all."""
+"""Detectors whose classification layers calibrate their scores: one mixin for all of mmdet's."""
 
 from __future__ import annotations
 

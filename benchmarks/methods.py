@@ -1,0 +1,109 @@
+"""Every second-stage method on the stage-1 checkpoints of the other benchmarks, compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cifar10_lt
+from stage2 import BENCH, REPO
+
+from mmdisalign.analysis import markdown_table
+from mmdisalign.commands.launch import measure_tool
+from mmdisalign.defaults import methods_of
+
+OUT = Path('work_dirs/bench/methods')
+Row = Mapping[str, Any]
+# What calibrate.py is asked for. The first is one method with one number, which passes the
+# validation images too: what the comparison of all costs beside it is the ratio of their times.
+WAYS = {
+    'one method': ['--exp-scale', '0.6', '--choose', 'val'],
+    'methods': ['--method', 'best'],
+    'sources': ['--fit-on', 'best'],
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage 1.
+
+    Attributes:
+        name: Of the data set.
+        config: Of stage 1.
+        checkpoint: Of stage 1.
+    """
+
+    name: str
+    config: Path
+    checkpoint: Path
+
+    def run(self, seeds: Sequence[int]) -> str:
+        """All ways for each seed, in turns; returns their tables."""
+        contents, minutes = {way: [] for way in WAYS}, {way: [] for way in WAYS}
+        for seed in seeds:
+            for way, options in WAYS.items():
+                out = OUT / f'{self.name}_{way.replace(" ", "_")}_{seed}.pth'
+                command = [self.config, self.checkpoint, '--out', out, '--seed', seed, *options]
+                took, _ = measure_tool('calibrate', *command, log=out.with_suffix('.log'))
+                minutes[way].append(took)
+                contents[way].append(json.loads(methods_of(out).read_text(encoding='utf-8')))
+        means = {way: 60 * statistics.mean(took) for way, took in minutes.items()}
+        ratio = means['methods'] / means['one method']
+        tables = [_table(contents[way]) for way in ('methods', 'sources')]
+        return (
+            f'{self.name}: {_chosen(contents["methods"])}; {means["methods"]:.0f} s, '
+            f'{ratio:.2f} of one method\n\n{tables[0]}\n\n'
+            f'What disalign is fitted to, {means["sources"]:.0f} s\n\n{tables[1]}'
+        )
+
+
+def _chosen(contents: Sequence[Row]) -> str:
+    """What was best on the images that chose, seed by seed, and what the others say of it."""
+    metric, found = contents[0]['metric'], []
+    for content in contents:
+        best = max(
+            (row for row in content['methods'] if row['refused'] is None),
+            key=lambda row: row['chosen_by'],
+        )
+        gain = '' if best['gains'] is None else ' {:+.2f} to {:+.2f}'.format(*best['gains'][metric])
+        found.append(f'{best["method"]}{gain}')
+    return f'chosen by {metric}: {", ".join(found)}'
+
+
+def _table(contents: Sequence[Row]) -> str:
+    """Means over the seeds, of the images that report, and the numbers that were chosen."""
+    before = [content['methods'][0]['values'] for content in contents]
+    keys = list(before[0])
+    rows = [
+        ['stage 1', '', *(f'{statistics.mean(own[key] for own in before):.2f}' for key in keys)]
+    ]
+    for own in zip(*(content['methods'][1:] for content in contents)):
+        if any(row['refused'] for row in own):
+            continue
+        name = own[0]['method'] + ('' if own[0]['fit_on'] == 'train' else f' ({own[0]["fit_on"]})')
+        numbers = [f'{row["value"]:g}' for row in own if row['value'] is not None]
+        cells = []
+        for key in keys:
+            gains = [row['values'][key] - old[key] for row, old in zip(own, before)]
+            mean = statistics.mean(row['values'][key] for row in own)
+            cells.append(f'{mean:.2f} ({min(gains):+.2f} to {max(gains):+.2f})')
+        rows.append([name, ', '.join(numbers), *cells])
+    return markdown_table(['', 'number', *keys], rows)
+
+
+def run(seeds: Sequence[int]) -> str:
+    """The tables of all data sets."""
+    if not BENCH.is_dir():
+        return f'methods: not run, the stage-1 models are not in {BENCH}'
+    os.environ['PYTHONPATH'] = os.pathsep.join([str(BENCH), os.environ.get('PYTHONPATH', '')])
+    cifar10_lt.unpack()
+    names = ('camvid', 'facade', 'signs')
+    tasks = [Task(n, BENCH / f'{n}_stage1.py', BENCH / f'{n}_stage1.pth') for n in names]
+    cifar = REPO / 'benchmarks/cifar10_lt/stage1.py'
+    tasks.append(Task('cifar10_lt', cifar, cifar10_lt.stage1()))
+    return '\n\n'.join(task.run(seeds) for task in tasks)
