@@ -47,14 +47,35 @@ BBOX_HEADS = {
     'Shared2FCBBoxHead': dict(ROI, fc_out_channels=8),
     'Shared4Conv1FCBBoxHead': dict(ROI, conv_out_channels=4, fc_out_channels=8),
 }
-REFUSED = {
-    'DIIHead': dict(num_classes=5, in_channels=8, num_heads=2, feedforward_channels=8),
-    'DoubleConvFCBBoxHead': dict(
-        ROI, num_convs=1, num_fcs=1, conv_out_channels=8, fc_out_channels=8
+# Those that build their classifier without cls_predictor_cfg, and what their forward takes.
+DYNAMIC = dict(type='DynamicConv', in_channels=8, feat_channels=4, out_channels=8)
+OWN_CLASSIFIER = {
+    'DIIHead': (
+        dict(
+            num_classes=5,
+            num_heads=2,
+            in_channels=8,
+            feedforward_channels=8,
+            dynamic_conv_cfg=dict(DYNAMIC, norm_cfg=dict(type='LN')),
+        ),
+        [(6, 8, 7, 7), (2, 3, 8)],
     ),
-    'MultiInstanceBBoxHead': dict(ROI, fc_out_channels=8),
-    'SABLHead': dict(num_classes=5),
+    'DoubleConvFCBBoxHead': (
+        dict(ROI, num_convs=1, num_fcs=1, conv_out_channels=8, fc_out_channels=8),
+        [(7, 4, 2, 2), (7, 4, 2, 2)],
+    ),
+    'SABLHead': (
+        dict(
+            num_classes=5,
+            cls_in_channels=4,
+            reg_in_channels=4,
+            reg_cls_out_channels=4,
+            reg_offset_out_channels=4,
+        ),
+        [(7, 4, 7, 7)],
+    ),
 }
+REFUSED = {'MultiInstanceBBoxHead': dict(ROI, fc_out_channels=8)}
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +196,23 @@ def test_stage_2_computes_classification_alone(name: str) -> None:
     assert all(key.endswith('loss_cls') and 'rpn' not in key for key in ran)
     # Testing still has masks.
     assert model.eval().roi_head.with_mask is (name in ('mask', 'cascade mask', 'cascade htc'))
+
+
+@MODELS.register_module()
+class OtherTermsHead(bbox_heads.Shared2FCBBoxHead):
+    """Its terms have names of its own."""
+
+    def loss(self, *args, **kwargs) -> dict:
+        losses = super().loss(*args, **kwargs)
+        return {'loss_of_what': losses['loss_cls'], 'loss_cls_of_boxes': losses['loss_bbox']}
+
+
+def test_of_a_loss_the_terms_that_the_calibration_can_change_remain() -> None:
+    cfg = stage1_cfg('faster')
+    cfg.roi_head.bbox_head.type = 'OtherTermsHead'
+    model = MODELS.build(ConfigDict(cfg, type='CalibratedTwoStageDetector', class_prior=PRIOR))
+    model.load_state_dict(MODELS.build(cfg).state_dict())
+    assert set(train(model)) == {'loss', 'loss_of_what'}
 
 
 def test_what_is_frozen_stays_in_eval_mode_and_out_of_autograd() -> None:
@@ -398,7 +436,7 @@ def test_heads_are_registered_under_their_names() -> None:
 
 
 def test_no_bbox_head_of_mmdet_is_left_out_of_these_tests() -> None:
-    assert sorted([*BBOX_HEADS, *REFUSED]) == sorted(bbox_heads.__all__)
+    assert sorted([*BBOX_HEADS, *OWN_CLASSIFIER, *REFUSED]) == sorted(bbox_heads.__all__)
     served = [name for m in (calibrated_heads, classifiers) for name in vars(m)]
     served = {name for name in served if name.startswith('DisAlign')}
     assert served and served <= {f'DisAlign{name}' for name in (*BBOX_HEADS, *CLASSIFIERS)}
@@ -422,29 +460,167 @@ def test_untouched_bbox_head_scores_as_stage_1_bit_for_bit(name: str, classifier
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize('name', REFUSED)
-def test_bbox_heads_with_other_classifiers_are_refused(name: str) -> None:
-    cls = getattr(bbox_heads, name)
-    cls(**REFUSED[name])  # not for these options
-    with pytest.raises(TypeError, match=f'^{name} cannot be calibrated: it does not build'):
-        calibrated(cls)(**REFUSED[name])
+@pytest.mark.parametrize('name', OWN_CLASSIFIER)
+def test_a_bbox_head_with_a_classifier_of_its_own_is_calibrated_as_well(name: str) -> None:
+    torch.manual_seed(0)
+    cls, (options, shapes) = getattr(bbox_heads, name), OWN_CLASSIFIER[name]
+    head, stage2 = cls(**options).eval(), calibrated(cls)(**options).eval()
+    missing, unexpected = stage2.load_state_dict(head.state_dict(), strict=False)
+    assert len(missing) == 4 and all(key.startswith('fc_cls.calibration.') for key in missing)
+    assert not unexpected
+    inputs = [torch.randn(shape) for shape in shapes]
+    with torch.no_grad():
+        assert torch.equal(stage2(*inputs)[0], head(*inputs)[0])
+        stage2.fc_cls.calibration.margin.fill_(1.0)
+        assert not torch.equal(stage2(*inputs)[0], head(*inputs)[0])
 
 
-def test_other_heads_and_losses_are_refused_by_name() -> None:
+# A loss that makes scores of its own besides those of the classes, and how many.
+CHANNELS_OF_ITS_OWN = {
+    'SeesawLoss': (dict(num_classes=5), 2),
+    'BalancedSigmoidLoss': (dict(class_prior=PRIOR), 0),
+}
+
+
+@pytest.mark.parametrize('loss', CHANNELS_OF_ITS_OWN)
+def test_what_a_calibrated_detector_takes_a_calibrated_head_takes(loss: str) -> None:
+    options, others = CHANNELS_OF_ITS_OWN[loss]
+    cfg = stage1_cfg('faster')
+    cfg.roi_head.bbox_head.loss_cls = dict(type=loss, **options)
+    prior = {} if 'class_prior' in options else dict(class_prior=PRIOR)
+    model = MODELS.build(ConfigDict(cfg, type='CalibratedTwoStageDetector', **prior))
+    cfg.roi_head.bbox_head.type = 'DisAlignShared2FCBBoxHead'
+    head = MODELS.build(cfg).roi_head.bbox_head
+    with torch.no_grad():
+        for parameter in model.roi_head.bbox_head.fc_cls.calibration.parameters():
+            parameter.normal_()
+    head.load_state_dict(model.roi_head.bbox_head.state_dict())
+    assert head.fc_cls.layout == model.roi_head.bbox_head.fc_cls.layout
+    assert head.fc_cls.layout.after == others
+    rois = torch.randn(7, 16, 7, 7)
+    with torch.no_grad():
+        assert torch.equal(head(rois)[0], model.roi_head.bbox_head(rois)[0])
+
+
+@MODELS.register_module()
+class TwoLayersHead(bbox_heads.Shared2FCBBoxHead):
+    """Classifies by two layers, and mmdisalign does not know which is the last."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        last = self.fc_cls
+        self.fc_cls = torch.nn.Sequential(torch.nn.Linear(last.in_features, 9), torch.nn.ReLU())
+        self.fc_cls.append(torch.nn.Linear(9, last.out_features))
+
+
+@MODELS.register_module()
+class OtherNameHead(bbox_heads.Shared2FCBBoxHead):
+    """Has its classification layer under another name than mmdet's."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.scores = self.fc_cls
+        del self.fc_cls
+
+    def forward(self, x) -> tuple:
+        for layer in self.shared_fcs:
+            x = layer(x.flatten(1)).relu()
+        return self.scores(x), self.fc_reg(x)
+
+
+ADVICE = r"name its classification layers, such as calibrated_layers=\['bbox_head\.conv_cls'\]"
+REFUSED_ALIKE = {
+    'focal loss': (
+        dict(loss_cls=dict(type='FocalLoss')),
+        'Shared2FCBBoxHead cannot be calibrated: FocalLoss on sigmoids has a background of its own',
+    ),
+    'sigmoids': (
+        dict(loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True)),
+        'Shared2FCBBoxHead cannot be calibrated: CrossEntropyLoss on sigmoids has a background',
+    ),
+    'GHM': (
+        dict(loss_cls=dict(type='GHMC')),
+        'Shared2FCBBoxHead cannot be calibrated: GHMC weighs an element by how many others',
+    ),
+    'a prior of other classes': (
+        dict(loss_cls=dict(type='GRWCrossEntropyLoss', class_prior=[2, 1], exp_scale=0.8)),
+        'the class prior of GRWCrossEntropyLoss has 2 classes, but the Shared2FCBBoxHead has num_',
+    ),
+    'a layer with another layout': (
+        dict(
+            loss_cls=dict(type='SeesawLoss', num_classes=5),
+            cls_predictor_cfg=dict(type='DisAlignLinear'),
+        ),
+        r'fc_cls: it is calibrated as ScoreLayout\(num_classes=6, .* not as .*num_classes=5, ',
+    ),
+    'several layers': (
+        dict(type='TwoLayersHead'),
+        f'TwoLayersHead cannot be calibrated: its fc_cls is a Sequential, not .*; {ADVICE}',
+    ),
+    'another name': (
+        dict(type='OtherNameHead'),
+        f'OtherNameHead cannot be calibrated: it has no fc_cls, which BBoxHead has; {ADVICE}',
+    ),
+    'several objects': (
+        dict(type='MultiInstanceBBoxHead'),
+        'MultiInstanceBBoxHead cannot be calibrated: it scores several objects of a proposal',
+    ),
+}
+
+
+@pytest.mark.parametrize('what', REFUSED_ALIKE)
+def test_detectors_and_heads_refuse_the_same_in_the_same_sentence(what: str) -> None:
+    options, sentence = REFUSED_ALIKE[what]
+    cfg = stage1_cfg('faster')
+    cfg.roi_head.bbox_head = {**cfg.roi_head.bbox_head, **options}
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        MODELS.build(ConfigDict(cfg, type='CalibratedTwoStageDetector', class_prior=PRIOR))
+    head = dict(cfg.roi_head.bbox_head)
+    MODELS.build(head)  # mmdet takes it
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        calibrated(MODELS.get(head.pop('type')))(**head)
+
+
+def test_a_layer_that_is_named_is_calibrated() -> None:
+    cfg = stage1_cfg('faster')
+    options = dict(type='CalibratedTwoStageDetector', class_prior=PRIOR)
+    for kind, name in (('TwoLayersHead', 'fc_cls.-1'), ('OtherNameHead', 'scores')):
+        cfg.roi_head.bbox_head.type = kind
+        layers = [f'roi_head.bbox_head.{name}']
+        model = MODELS.build(ConfigDict(cfg, calibrated_layers=layers, **options))
+        model.load_state_dict(MODELS.build(cfg).state_dict())
+        assert 'loss_cls' in train(model)
+
+
+def test_what_has_no_classification_layer_is_refused() -> None:
+    for name in ('StandardRoIHead', 'FCNMaskHead'):
+        with pytest.raises(TypeError, match=f'{name} cannot be calibrated: no .*; {ADVICE}'):
+            calibrated(MODELS.get(name))
     with pytest.raises(
         TypeError, match='SCNetRoIHead cannot be calibrated: it does not run without'
     ):
         calibrated_roi_head(MODELS.get('SCNetRoIHead'))
-    with pytest.raises(TypeError, match='SABLHead cannot be calibrated: it does not build'):
-        calibrated(MODELS.get('SABLHead'))
-    with pytest.raises(TypeError, match='with SeesawLoss, which has score channels of its own'):
-        calibrated(MODELS.get('Shared2FCBBoxHead'))(
-            **head_cfg(loss_cls=dict(type='SeesawLoss', num_classes=5))
-        )
-    with pytest.raises(TypeError, match='with CrossEntropyLoss on sigmoid scores'):
-        calibrated(MODELS.get('Shared2FCBBoxHead'))(
-            **head_cfg(loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True))
-        )
+
+
+@pytest.mark.parametrize('classifier', ['Linear', 'DisAlignLinear'])
+def test_a_calibrated_head_reads_what_the_released_code_and_earlier_versions_wrote(
+    classifier: str,
+) -> None:
+    head = calibrated(MODELS.get('Shared2FCBBoxHead'))(
+        **head_cfg(cls_predictor_cfg=dict(type=classifier))
+    )
+    state = MODELS.build(dict(type='Shared2FCBBoxHead', **head_cfg())).state_dict()
+    scale, bias, weight = torch.randn(5), torch.randn(5), torch.randn(1, 8)
+    own = {'magnitude': scale - 1, 'margin': bias, 'confidence.weight': weight}
+    own['confidence.bias'] = torch.zeros(1)
+    released = {'logit_scale': scale, 'logit_bias': bias, 'confidence_layer.weight': weight}
+    released['confidence_layer.bias'] = torch.zeros(1)
+    before = {f'calibration.{key}': value for key, value in own.items()}
+    for written in (before, released):
+        head.load_state_dict(state | {f'fc_cls.{key}': value for key, value in written.items()})
+        found = head.fc_cls.calibration.state_dict()
+        assert all(torch.equal(found[key], value) for key, value in own.items())
+        head.fc_cls.calibration.magnitude.data.zero_()
 
 
 def test_a_prior_of_other_classes_is_refused() -> None:

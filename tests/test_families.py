@@ -21,14 +21,19 @@ from families import (
     ITERATIONS,
     PRIOR,
     C,
+    Noise,
     built,
     config,
     deit,
+    dino,
+    small,
     stage1,
+    stock,
     train,
     train_as_one_of_two,
 )
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from project import CLASSIFIER, SERVER, run, save_untrained, write_classifier
 from torch import Tensor
@@ -181,8 +186,36 @@ def test_a_head_of_ones_own_is_calibrated_where_it_is_told(folder: Path) -> None
     cfg = config('head of its own', folder, '')
     assert list(calibrations_of(built(cfg.model, 'mmdet'))) == ['bbox_head.scores.calibration']
     del cfg.model['calibrated_layers']
-    with pytest.raises(TypeError, match='OwnHead has no layer retina_cls'):
+    with pytest.raises(TypeError, match=r'it has no retina_cls, which .*calibrated_layers='):
         built(cfg.model, 'mmdet')
+
+
+def yolov3() -> ConfigDict:
+    model = stock('mmdet', 'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py')
+    model.bbox_head.num_classes = C
+    return model
+
+
+# Models with terms that have a gradient and are left out, and those that remain.
+TERMS = {
+    'queries made of the truth': (dino, {'loss_cls', 'd0.loss_cls'}),
+    'boxes, weighed by their scores': (
+        lambda: small('pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py'),
+        {'loss_cls'},
+    ),
+    'boxes of the same layer': (yolov3, {'loss_cls'}),
+}
+
+
+@pytest.mark.parametrize('others', TERMS)
+def test_of_the_terms_those_of_the_classes_of_what_predicts_remain(others: str) -> None:
+    model, terms = TERMS[others][0](), TERMS[others][1]
+    kind = f'mmdisalign.detection.Calibrated{model.type}'
+    model = built(dict(model, type=kind, class_prior=PRIOR), 'mmdet')
+    model.load_state_dict(model.state_dict())  # as if it had been trained
+    data = pseudo_collate([Noise('mmdet', several=False)[number] for number in range(2)])
+    losses = model.train()(**model.data_preprocessor(data, True), mode='loss')
+    assert {key for key in losses if 'loss' in key} == terms
 
 
 @pytest.mark.parametrize('averaged', ['K-Net', 'YOLACT', 'DeiT'])

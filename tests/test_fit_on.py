@@ -71,7 +71,7 @@ def test_a_class_of_few_images_is_fitted_to_training_images(
         return SimpleNamespace(samples=samples['fc'], elements=elements, check_classes=list)
 
     prior = ClassPrior.build({'sky': 3, 'pole': 1})
-    found = sources.one_passes_of(make, 'best', training, validation, prior)
+    found = sources.one_passes_of(make, 'best', training, validation, prior, True)
     assert 'Fewer than 4 of the validation images that choose have pole' in capsys.readouterr().out
     assert {name: own.samples.label.tolist() for name, own in found.items()} == {
         'train': [0, 1],

@@ -134,9 +134,12 @@ def calibrate_layer(
 
     Raises:
         TypeError: If it is of another kind.
-        ValueError: If its outputs are not laid out so, or are not at the positions of its input.
+        ValueError: If its outputs are not laid out so, or are not at the positions of its input;
+            or if it calibrates them already, laid out otherwise.
     """
     if isinstance(layer, CalibratedLayerMixin):
+        if layer.layout != layout:
+            raise ValueError(f'it is calibrated as {layer.layout} already, not as {layout}')
         return layer
     if not isinstance(layer, (nn.Linear, nn.Conv2d)):
         raise TypeError(

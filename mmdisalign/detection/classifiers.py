@@ -8,21 +8,16 @@ from typing import Any, Optional
 from mmdet.registry import MODELS
 from torch import nn
 
-from ..calibration import (
-    AdaptiveCalibration,
-    CalibratedLayerMixin,
-    CosineLinear,
-    ScoreLayout,
-    convert_released_keys,
-    makes_new,
-)
+from ..calibration import CosineLinear, ScoreLayout, calibrate_layer, convert_released_keys
 from ..engine import derive
 
 MODELS.register_module(module=CosineLinear)
 
 
-class CalibratedClassifierMixin(CalibratedLayerMixin):
-    """A calibrated classification layer that a config names; mixed in before the layer's class.
+class CalibratedClassifierMixin:
+    """A classification layer that a config names, and that calibrates its scores once it is built.
+
+    Mixed in before the layer's class.
 
     Args:
         in_features: Number of channels F.
@@ -40,9 +35,7 @@ class CalibratedClassifierMixin(CalibratedLayerMixin):
     ) -> None:
         super().__init__(in_features, out_features, **kwargs)
         num_classes = out_features - 1 if num_classes is None else num_classes
-        self.makes_new = makes_new(super(CalibratedLayerMixin, self).forward)
-        self.layout = ScoreLayout(num_classes, after=out_features - num_classes)
-        self.calibration = AdaptiveCalibration(num_classes, in_features)
+        calibrate_layer(self, ScoreLayout(num_classes, after=out_features - num_classes))
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         convert_released_keys(state_dict, prefix, formula='interpolation')
@@ -54,7 +47,8 @@ def calibrated_classifier(classifier: type) -> type:
     """The calibrated class of a classifier, registered in mmdet as ``DisAlign<classifier>``.
 
     Args:
-        classifier: An ``nn.Module`` built with ``in_features`` and ``out_features``.
+        classifier: An ``nn.Linear``, or a subclass that is built with ``in_features`` and
+            ``out_features``.
     """
     if issubclass(classifier, CalibratedClassifierMixin):
         return classifier

@@ -16,7 +16,7 @@ from mmdet.models.detectors import (
     TwoStageDetector,
     TwoStagePanopticSegmentor,
 )
-from mmdet.models.losses import GHMC, CrossEntropyLoss, GaussianFocalLoss
+from mmdet.models.losses import CrossEntropyLoss
 from mmdet.models.mot import BaseMOTModel
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, SABLHead
 from mmdet.registry import MODELS
@@ -24,36 +24,29 @@ from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
 from torch import Tensor, nn
 
-from ..calibration import (
-    AdaptiveCalibration,
-    ClassPrior,
-    PriorLike,
-    ZeroCount,
-    calibrate_layer,
-    generalized_reweight,
-    mix_in,
-)
+from ..calibration import ClassPrior, PriorLike, ZeroCount, generalized_reweight, mix_in
 from ..engine import (
     CalibrationStageMixin,
     as_in_training,
-    check_prior,
     derive,
     refusal,
     registered_class,
+    trained_terms,
     unknown_arguments,
 )
 from ..losses import reweight_loss
 from ..losses.grw_cross_entropy import checked_normalizer
-from .bbox_heads import ClassificationLossMixin
-from .layers import ScoringHead, scoring_heads
+from .layers import ScoringHead, calibrate_head, on_sigmoids, scoring_heads
 from .losses import GRWCrossEntropyLoss
-from .roi_heads import BRANCHES, calibrated_roi_head
+from .roi_heads import BRANCHES, ClassificationLossMixin, calibrated_roi_head
 
-# What terms of a loss are of classes: the second line's are not, though they have 'cls' in them.
-CLASS_TERMS = ('cls', 'det_loss', 'center_heatmap')
-OTHER_TERMS = ('rpn', 'bbox_cls', 'dn_loss', 'enc_loss', '.dn_', 'aux')
-
-
+# Terms that have a gradient and are not of the classes of what predicts.
+OTHER_TERMS = {
+    'dn_loss_cls',  # of queries made of the truth (DINO)
+    'enc_loss_cls',  # of the queries that the encoder proposes, some without classes
+    'loss_carl',  # of boxes, weighed by their scores (PISA)
+    *('loss_conf', 'loss_wh', 'loss_xy'),  # of what YOLOv3's layer makes beside the scores
+}
 REFUSED = {
     BaseMOTModel: 'it tracks in videos, calibrate its detector',
     SemiBaseDetector: 'its student learns from its teacher, calibrate the config of one of them',
@@ -66,8 +59,9 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
     """Makes stage 2 of a detector: its classification layers calibrate their scores, and train.
 
     Mixed in before the detector's class, which is built as it is, assigns labels and computes its
-    losses as it does; of those, the terms of classes remain. The calibrations are in the layers,
-    see :func:`calibrate_layer`, one a head; levels whose layers see other channels have their own.
+    losses as it does; of those, the terms of classes remain, see :meth:`_of_classes`. The
+    calibrations are in the layers, see :func:`calibrate_layer`, one a head; levels whose layers see
+    other channels have their own.
 
     The losses get the weights of GRW where they are: :class:`GRWCrossEntropyLoss` in the place of a
     bbox head's plain softmax cross-entropy; else :class:`ReweightedRowsMixin` in one on a softmax
@@ -107,12 +101,11 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         super().__init__(**kwargs)
         self._heads = scoring_heads(self, calibrated_layers)
         for found in self._heads:
-            _calibrate(found)
+            calibrate_head(found)
         self.class_prior = None if class_prior is None else _scored(self, class_prior)
         self.exp_scale = exp_scale
-        for found in self._heads:
-            check_prior(found.loss, found.layout.num_classes, type(found.head).__name__)
-            if self.class_prior is not None:
+        if self.class_prior is not None:
+            for found in self._heads:
                 _reweight(found, self.class_prior, exp_scale, zero_count)
         if stage == 'calibration':
             _check_weighed(self, self._heads)
@@ -136,7 +129,7 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         if not self.calibrating:
             return super().loss(batch_inputs, batch_data_samples)
         if self._has_short_way:
-            return self._classification_loss(batch_inputs, batch_data_samples)
+            return self._of_classes(self._classification_loss(batch_inputs, batch_data_samples))
         # What is below the heads stays in eval.
         heads = [child for name, child in self.named_children() if 'head' in name]
         with as_in_training(self, *self._calibrated_heads(), *heads):
@@ -165,12 +158,16 @@ class CalibratedDetectorMixin(CalibrationStageMixin):
         return [found.head for found in self._heads]
 
     def _of_classes(self, losses: Mapping[str, Any]) -> dict[str, Any]:
-        """The terms of classes, and what is logged beside them."""
-        kept = {key: value for key, value in losses.items() if 'loss' not in key or _is_class(key)}
-        first = next((key for key in kept if 'loss' in key), None)
-        if first is None:
-            raise RuntimeError(f'{type(self).__name__} has no loss of classes: {", ".join(losses)}')
-        # DDP waits for the gradient of every parameter, also of a level without an object.
+        """The terms of classes, and what is logged beside them.
+
+        They are told by their gradients, not by their names, which a head of one's own may choose:
+        while all else is frozen, those of boxes, masks and proposals have none.
+        """
+        own = {k: v for k, v in losses.items() if k.rpartition('.')[2] not in OTHER_TERMS}
+        kept = trained_terms(self, own)
+        first = next(key for key in kept if 'loss' in key)
+        # DDP waits for the gradient of every parameter, also of a level without an object, or of a
+        # cascade's stage without a proposal.
         every = sum(0 * p.sum() for p in self.parameters() if p.requires_grad)
         value = kept[first]
         kept[first] = [*value[:-1], value[-1] + every] if isinstance(value, list) else value + every
@@ -286,10 +283,6 @@ def _check_weighed(model: nn.Module, found: Sequence[ScoringHead]) -> None:
         )
 
 
-def _is_class(key: str) -> bool:
-    return any(own in key for own in CLASS_TERMS) and not any(own in key for own in OTHER_TERMS)
-
-
 def _check_arguments(ours: type, options: Mapping[str, Any]) -> None:
     """Raise TypeError if a config is of a detector of another type, or an option is misspelt."""
     unknown = unknown_arguments(ours, options)
@@ -309,18 +302,6 @@ def _scored(model: nn.Module, class_prior: PriorLike) -> ClassPrior:
     if isinstance(model, TwoStagePanopticSegmentor) and len(prior) == model.num_classes:
         return prior.first(model.num_things_classes)
     return prior
-
-
-def _calibrate(found: ScoringHead) -> None:
-    """Calibrate the layers of a head; levels whose layers see as many channels share one."""
-    shared: dict[int, AdaptiveCalibration] = {}
-    for name, layer in found.layers.items():
-        try:
-            channels = layer.weight.shape[1]
-            calibrate_layer(layer, found.layout, shared.get(channels))
-        except (AttributeError, TypeError, ValueError) as error:
-            raise refusal(type(found.head), f'{name}: {error}') from error
-        shared[channels] = layer.calibration
 
 
 def _reweight(
@@ -346,17 +327,12 @@ def _reweight(
             f'the loss of {type(head).__name__}, {type(loss).__name__}, has a class_prior of its '
             'own: leave that of the model out'
         )
-    if isinstance(loss, GHMC):
-        raise refusal(type(head), 'GHMC weighs an element by how many others are alike')
     if isinstance(head, (BBoxHead, SABLHead)) and _is_plain(loss):
         head.loss_cls = GRWCrossEntropyLoss(
             prior, exp_scale, zero_count=zero_count, loss_weight=loss.loss_weight
         )
         return
-    on_sigmoids = getattr(loss, 'use_sigmoid', False) or isinstance(loss, GaussianFocalLoss)
-    if on_sigmoids and found.layout.after:
-        raise refusal(type(head), f'{type(loss).__name__} on sigmoids has a background of its own')
-    reweight_loss(loss, weight, on_sigmoids=on_sigmoids)
+    reweight_loss(loss, weight, on_sigmoids=on_sigmoids(loss))
 
 
 def _is_plain(loss: nn.Module) -> bool:

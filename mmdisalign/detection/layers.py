@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional, Union
 
+from mmdet.models.losses import GHMC, GaussianFocalLoss
 from torch import nn
 
-from ..calibration import ScoreLayout
-from ..engine import refusal
+from ..calibration import AdaptiveCalibration, ScoreLayout, calibrate_layer
+from ..engine import check_prior, refusal
 from ..engine.layers import layers_at
 from .roi_heads import BRANCHES
 
@@ -60,6 +61,7 @@ REFUSED = {
     'EmbeddingRPNHead': 'it has no classes',
     'FreeAnchorRetinaHead': 'its loss has no label of an anchor, but a bag of anchors an object',
     'GroundingDINOHead': 'its classes are text',
+    'MultiInstanceBBoxHead': 'it scores several objects of a proposal, each by its own layer',
     'RPNHead': 'it has no classes',
     'TridentRoIHead': BRANCHES,
 }
@@ -67,6 +69,7 @@ REFUSED = {
 LOSSES = {'CenterNetHead': 'loss_center_heatmap', 'CornerHead': 'loss_heatmap'}
 # Outputs of an anchor ahead of its classes: YOLOv3's box and objectness.
 BEFORE = {'YOLOV3Head': 5}
+ADVICE = "name its classification layers, such as calibrated_layers=['bbox_head.conv_cls']"
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def scoring_heads(model: nn.Module, given: Sequence[str] = ()) -> list[ScoringHe
     """The heads of a detector whose classification layers are known.
 
     Args:
-        model: A detector.
+        model: A detector, or a head alone.
         given: Names of classification layers in the model, of heads of one's own.
 
     Raises:
@@ -105,11 +108,60 @@ def scoring_heads(model: nn.Module, given: Sequence[str] = ()) -> list[ScoringHe
     """
     found = [_given(model, name) for name in given] or list(_known(model))
     if not found:
-        raise TypeError(
-            f'{type(model).__name__} cannot be calibrated: no head of it is known; name its '
-            "classification layers, such as calibrated_layers=['bbox_head.conv_cls']"
-        )
+        raise unknown(type(model))
     return found
+
+
+def known_base(head: type) -> Optional[str]:
+    """The name by which a head class is in ``PATHS``; None of one whose layers are not known.
+
+    Raises:
+        TypeError: If it is known not to do.
+    """
+    kinds = [kind.__name__ for kind in head.__mro__]
+    known = next((kind for kind in kinds if kind in REFUSED or kind in PATHS), None)
+    if known in REFUSED:
+        raise refusal(head, REFUSED[known])
+    return known
+
+
+def unknown(kind: type) -> TypeError:
+    """The error for a detector, or a head, of which no classification layer is known."""
+    return refusal(kind, f'no classification layer of it is known; {ADVICE}')
+
+
+def calibrate_head(found: ScoringHead) -> None:
+    """Make the layers of a head calibrate their scores, in place; see :func:`calibrate_layer`.
+
+    Levels whose layers see as many channels share a calibration.
+
+    Raises:
+        TypeError: If a layer cannot be calibrated, or not with the loss of the head.
+        ValueError: If that has the prior of other classes.
+    """
+    _check_loss(found)
+    shared: dict[int, AdaptiveCalibration] = {}
+    for name, layer in found.layers.items():
+        channels = layer.weight.shape[1]
+        try:
+            calibrate_layer(layer, found.layout, shared.get(channels))
+        except (TypeError, ValueError) as error:
+            raise refusal(type(found.head), f'{name}: {error}') from error
+        shared[channels] = layer.calibration
+
+
+def _check_loss(found: ScoringHead) -> None:
+    kind, loss = type(found.head), found.loss
+    if isinstance(loss, GHMC):
+        raise refusal(kind, 'GHMC weighs an element by how many others are alike')
+    if on_sigmoids(loss) and found.layout.after:
+        raise refusal(kind, f'{type(loss).__name__} on sigmoids has a background of its own')
+    check_prior(loss, found.layout.num_classes, kind.__name__.removeprefix('DisAlign'))
+
+
+def on_sigmoids(loss: Optional[nn.Module]) -> bool:
+    """Whether a loss is of each class by itself, not of a softmax over them."""
+    return getattr(loss, 'use_sigmoid', False) or isinstance(loss, GaussianFocalLoss)
 
 
 def _known(model: nn.Module) -> Iterator[ScoringHead]:
@@ -117,15 +169,19 @@ def _known(model: nn.Module) -> Iterator[ScoringHead]:
         # A teacher is not what is trained; proposals have no classes, whatever head makes them.
         if {'rpn_head', 'teacher', 'teacher_model'} & set(name.split('.')):
             continue
-        kinds = [kind.__name__ for kind in type(head).__mro__]
-        known = next((kind for kind in kinds if kind in REFUSED or kind in PATHS), None)
-        if known in REFUSED:
-            raise refusal(type(head), REFUSED[known])
+        known = known_base(type(head))
         if known is not None:
-            paths = [path if isinstance(path, str) else path(head) for path in PATHS[known]]
-            layers = dict(own for path in paths for own in layers_at(head, path))
-            before = next((BEFORE[kind] for kind in kinds if kind in BEFORE), 0)
-            yield _scoring(name, head, layers, before)
+            yield _scoring(name, head, _layers(head, known), BEFORE.get(known, 0))
+
+
+def _layers(head: nn.Module, known: str) -> dict[str, nn.Module]:
+    """The layers of a head by their names in it, where its base in ``PATHS`` has them."""
+    paths = [path if isinstance(path, str) else path(head) for path in PATHS[known]]
+    try:
+        return dict(own for path in paths for own in layers_at(head, path))
+    except TypeError as error:
+        where = ', '.join(paths)
+        raise refusal(type(head), f'it has no {where}, which {known} has; {ADVICE}') from error
 
 
 def _given(model: nn.Module, path: str) -> ScoringHead:
@@ -141,6 +197,11 @@ def _given(model: nn.Module, path: str) -> ScoringHead:
 
 
 def _scoring(name: str, head: nn.Module, layers: dict[str, nn.Module], before: int) -> ScoringHead:
+    for own, layer in layers.items():
+        if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+            kind = type(layer).__name__
+            reason = f'its {own} is a {kind}, not a Linear or Conv2d layer; {ADVICE}'
+            raise refusal(type(head), reason)
     outputs = getattr(head, 'cls_out_channels', None)
     if outputs is None or any(isinstance(layer, nn.Linear) for layer in layers.values()):
         # Of a RoI, or a query. What SABL calls its cls_out_channels are others.
@@ -149,4 +210,5 @@ def _scoring(name: str, head: nn.Module, layers: dict[str, nn.Module], before: i
     if after < 0:
         raise refusal(type(head), f'it has {outputs} scores for {head.num_classes} classes')
     layout = ScoreLayout(head.num_classes, before, after)
-    return ScoringHead(name, head, {f'{name}.{own}': at for own, at in layers.items()}, layout)
+    prefix = f'{name}.' if name else ''  # of a head alone
+    return ScoringHead(name, head, {f'{prefix}{own}': at for own, at in layers.items()}, layout)

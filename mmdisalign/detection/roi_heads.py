@@ -1,9 +1,9 @@
-"""RoI heads that compute the losses of classification alone."""
+"""RoI heads, and bbox heads in them, that compute the losses of classification alone."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Optional
 
 from mmdet.models.roi_heads import SCNetRoIHead, TridentRoIHead
 from torch import Tensor
@@ -12,6 +12,28 @@ from ..calibration import mixed
 from ..engine import refusal
 
 BRANCHES = 'its branches train together, and one of them predicts'  # TridentNet's
+
+
+class ClassificationLossMixin:
+    """Lets a bbox head leave box regression out of its losses; mixed in before the head's class.
+
+    Attributes:
+        classification_only: Whether it does. Default: False.
+    """
+
+    classification_only = False
+
+    def loss(
+        self, cls_score: Tensor, bbox_pred: Optional[Tensor], *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Losses of the head; arguments as of mmdet's ``BBoxHead.loss``."""
+        losses = super().loss(
+            cls_score, None if self.classification_only else bbox_pred, *args, **kwargs
+        )
+        if not any('loss_cls' in name for name in losses):  # Seesaw has two
+            # mmdet has no loss without a proposal, and then no gradient for DDP to reduce.
+            losses['loss_cls'] = cls_score.sum()
+        return losses
 
 
 class CalibratedRoIHeadMixin:
@@ -37,25 +59,16 @@ class CalibratedRoIHeadMixin:
         self._interleaved = interleaved
 
     def classification_loss(self, *args: Any) -> dict[str, Tensor]:
-        """The classification losses, by the inherited ``loss``: no mask head, no regression.
+        """Losses by the inherited ``loss``, without those of masks, which do not run.
 
         Args:
             args: Arguments of mmdet's ``StandardRoIHead.loss``.
         """
         self._classification_only = True
         try:
-            losses = self.loss(*args)
+            return self.loss(*args)
         finally:
             self._classification_only = False
-        # Other losses, such as HTC's semantic one, have nothing to train.
-        losses = {key: value for key, value in losses.items() if 'loss' not in key or 'cls' in key}
-        # A cascade that runs out of proposals leaves its last stages without a loss, and DDP waits
-        # for the gradient of every parameter.
-        first = next(key for key in losses if 'loss' in key)
-        losses[first] = losses[first] + sum(
-            0 * p.sum() for p in self.parameters() if p.requires_grad
-        )
-        return losses
 
 
 @cache

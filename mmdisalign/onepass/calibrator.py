@@ -39,9 +39,10 @@ from ..engine.configs import model_config
 from ..files import new_folders
 from . import processes
 from .choosing import BEST, Choice, Chosen, fitted, needs_choice
-from .collect import FullCollector, SeededDataset
+from .collect import Collector, FullCollector, SeededDataset
 from .comparison import table_of
 from .folding import check_foldable, folded_state
+from .image_choice import ImageChoice
 from .judging import Judge, folds
 from .methods import method_named
 from .one_pass import (
@@ -57,7 +58,7 @@ from .one_pass import (
 )
 from .options import Options, Result
 from .passing import ImagePass, fit_device
-from .sources import Collected, FitOnValidation, one_passes_of
+from .sources import Collected, FitOnValidation, no_samples, one_passes_of
 from .stage1 import Stage1, loader_config, stage1_files
 from .validation import Validation
 from .written import Written, resolved
@@ -211,25 +212,22 @@ class Calibrator:
             check_foldable(model, options.method)
         if self._chooses():
             check_choosable(collector.losses)
-        choice = processes.of_first(
-            lambda: self.passing.choice(
-                dataset, self.prior, options.images_per_class, options.passes
-            )
-        )
+        learns = options.method == BEST or method_named(options.method).LEARNS
         seeded = SeededDataset(dataset, options.seed)
-        found = self.passing.collect(collector, seeded, choice, len(self.prior))
-        training, others = Collected(*found), None
+        if learns:
+            choice = self._images(dataset)
+            found = self.passing.collect(collector, seeded, choice, len(self.prior))
+            training = Collected(*found)
+        else:
+            training = no_samples(collector.layouts)
         judge = self._judge(validation, kind, model)
-        if theirs is not None:
-            images = folds(judge.images, options.seed)[0] if options.split_val else judge.images
-            per_class, passes = options.images_per_class, options.passes
-            others = theirs.collect(collector, self.prior, per_class, passes, images)
+        others = None if theirs is None else self._others(theirs, judge, collector)
         collected = time.monotonic()
         print(f'Collected in {collected - start:.0f} s.')
         model.to(fit_device())
         decay = released_weight_decay(config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py'))
         make = partial(OnePass, collector, zero_count=self.zero_count, weight_decay=decay)
-        one_passes = one_passes_of(make, options.fit_on, training, others, self.prior)
+        one_passes = one_passes_of(make, options.fit_on, training, others, self.prior, learns)
         if judge is None:
             chosen = self._unjudged(one_passes['train'], model)
         else:
@@ -250,6 +248,21 @@ class Calibrator:
             model.to(get_device())
             print(check_fully(collector, own, calibration, seeded, choice, weight))
         self._remove_samples(validation, theirs)
+
+    def _images(self, dataset: BaseDataset) -> ImageChoice:
+        """Which training images are passed."""
+        per_class, passes = self.options.images_per_class, self.options.passes
+        return processes.of_first(
+            lambda: self.passing.choice(dataset, self.prior, per_class, passes)
+        )
+
+    def _others(self, theirs: FitOnValidation, judge: Judge, collector: Collector) -> Collected:
+        """Samples of the validation images that choose."""
+        options, images = self.options, judge.images
+        if options.split_val:
+            images, _ = folds(images, options.seed)
+        per_class, passes = options.images_per_class, options.passes
+        return theirs.collect(collector, self.prior, per_class, passes, images)
 
     def _validation(self, training: BaseDataset) -> Optional[Validation]:
         """The validation images, if they are to choose, and can."""
@@ -316,7 +329,7 @@ class Calibrator:
         for other in others:
             if other is not None:
                 other.remove()
-        self.passing.cache.remove()
+        self.passing.remove()
 
     def _choice(self) -> Choice:
         options = self.options

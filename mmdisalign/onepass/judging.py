@@ -74,11 +74,7 @@ class SampleJudge:
         """Judge on some of the images, see :class:`Judge`."""
         samples = self.samples
         rows = [np.flatnonzero(np.isin(samples.image, images)) for _, images in parts]
-        predicted = [
-            decided
-            for own, (scores, _) in zip(rows, parts)
-            for decided in self._decide(scores, own)
-        ]
+        predicted = [self._decide(scores, own) for (scores, _), own in zip(parts, rows)]
         chosen = np.concatenate(rows)
         label, weight, image = (
             np.asarray(values)[chosen] for values in (samples.label, samples.weight, samples.image)

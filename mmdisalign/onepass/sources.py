@@ -20,7 +20,7 @@ from .fitting import Samples
 from .image_choice import image_numbers
 from .one_pass import OnePass
 from .passing import ImagePass
-from .sample_cache import Joined
+from .sample_cache import Joined, Layout
 
 TRAINING_SHARE = {'train': 1.0, 'val': 0.0, 'both': 0.5}  # of each class's samples, by weight
 LEAST_IMAGES = 4  # validation images of a class, below which it is fitted to training images
@@ -32,6 +32,21 @@ class Collected(NamedTuple):
 
     samples: Mapping[str, Samples]
     elements: Mapping[str, float]
+
+
+def no_samples(layouts: Mapping[str, Layout]) -> Collected:
+    """What is fitted to by methods that learn nothing.
+
+    Args:
+        layouts: Of each calibration, by its name.
+    """
+    samples = {
+        name: Samples(
+            **{key: np.zeros(shape, kind) for key, (kind, shape) in own.arrays(0).items()}
+        )
+        for name, own in layouts.items()
+    }
+    return Collected(samples, dict.fromkeys(layouts, 0.0))
 
 
 class FitOnValidation:
@@ -160,6 +175,7 @@ def one_passes_of(
     training: Collected,
     validation: Optional[Collected],
     prior: ClassPrior,
+    learns: bool,
 ) -> dict[str, OnePass]:
     """What is fitted to, by its source.
 
@@ -169,12 +185,14 @@ def one_passes_of(
         training: Samples.
         validation: Samples, of a model with one calibration; None where no source takes them.
         prior: Of the training data.
+        learns: Whether training samples are needed.
 
     Raises:
-        ValueError: If there is no training sample of a class.
+        ValueError: If they are, and there is none of a class.
     """
     first = make(*training)
-    first.check_classes()
+    if learns:
+        first.check_classes()
     sources = list(TRAINING_SHARE) if fit_on == 'best' else [fit_on]
     if validation is not None:
         scarce = _scarce(validation, prior)

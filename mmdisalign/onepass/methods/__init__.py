@@ -1,9 +1,10 @@
 """Second-stage methods, each a module of this package that its name finds.
 
-A module has ``PARAMETER``, what the method's one number is called, or None; ``VALUES``, what is
-tried of it, the first where nothing is chosen; and ``fit(problem, value)``, which makes an
-``nn.Module`` of samples: scores (N, C, *) of the scores and features of a classifier. A dash in a
-method's name is a line in the module's.
+A module has ``PARAMETER``, what the method's one number is called, or None; ``LEARNS``, whether
+there is something to be fitted to samples; ``VALUES``, what is tried of its number, the first where
+nothing is chosen; and ``fit(problem, value)``, which makes an ``nn.Module`` of samples: scores
+(N, C, *) of the scores and features of a classifier. A dash in a method's name is a line in the
+module's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Method(Protocol):
     """What a module of a method has."""
 
     PARAMETER: Optional[str]
+    LEARNS: bool
     VALUES: tuple[float, ...]
     fit: Callable[[Problem, float], nn.Module]
 

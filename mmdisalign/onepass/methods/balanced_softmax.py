@@ -11,6 +11,7 @@ from ..fitting import softmax_losses
 from .problem import Problem
 
 PARAMETER = 'weight decay'
+LEARNS = True
 VALUES = (5e-4, 5e-3, 5e-2)
 
 

@@ -6,6 +6,7 @@ from ...calibration import LinearScores
 from .problem import Problem
 
 PARAMETER = 'weight decay'
+LEARNS = True
 VALUES = (5e-4, 5e-3, 5e-2)
 
 

@@ -6,6 +6,7 @@ from ...calibration import AffineScores, logit_adjustment
 from .problem import Problem
 
 PARAMETER = 'τ'
+LEARNS = False
 VALUES = (1.0, 0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0)
 
 

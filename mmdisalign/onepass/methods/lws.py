@@ -6,6 +6,7 @@ from ...calibration import ClassScale
 from .problem import Problem
 
 PARAMETER = None
+LEARNS = True
 VALUES = (0.0,)
 
 

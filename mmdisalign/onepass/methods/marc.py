@@ -9,6 +9,7 @@ from ...calibration import AffineScores
 from .problem import Problem
 
 PARAMETER = 'ρ'
+LEARNS = True
 VALUES = (1.2, *(step / 5 for step in range(9) if step != 6))
 
 

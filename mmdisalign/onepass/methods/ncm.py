@@ -10,6 +10,7 @@ from ...calibration import LinearScores
 from .problem import Problem
 
 PARAMETER = None
+LEARNS = True
 VALUES = (0.0,)
 
 

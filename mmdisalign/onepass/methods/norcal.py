@@ -6,6 +6,7 @@ from ...calibration import AffineScores, normalized_calibration
 from .problem import Problem
 
 PARAMETER = 'γ'
+LEARNS = False
 VALUES = (0.6, 0.0, 0.2, 0.4, 0.8, 1.0)
 
 

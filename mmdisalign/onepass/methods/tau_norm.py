@@ -6,6 +6,7 @@ from ...calibration import LinearScores, tau_normalized
 from .problem import Problem
 
 PARAMETER = 'τ'
+LEARNS = False
 VALUES = (0.7, *(step / 10 for step in range(11) if step != 7))
 
 

@@ -9,6 +9,7 @@ from ...calibration import AffineMap
 from .problem import Problem
 
 PARAMETER = None
+LEARNS = True
 VALUES = (0.0,)
 
 

@@ -9,6 +9,7 @@ from ...calibration import AffineMap, VMFLinear, calibrated_kappa, mean_overlap
 from .problem import Problem
 
 PARAMETER = 'α'
+LEARNS = False
 VALUES = (0.5, *(step / 10 for step in range(11) if step != 5))
 
 
