@@ -134,8 +134,8 @@ class Replayer:
             return InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=labels)
         device = next(self.model.parameters()).device
         outputs = [
-            own if scores is None else self._scored(scores, own, features.to(own))
-            for features, own in made.passes
+            own if scores is None else self._scored(scores.to(device), own, features.to(own))
+            for features, own in ((f, own.to(device)) for f, own in made.passes)
         ]
         args, kwargs = _mapped(made.arguments, lambda value: _filled(value, outputs, device))
         predicted = getattr(self.head, made.method)(*args, **kwargs)

@@ -189,17 +189,20 @@ def merged(reservoirs: Sequence[Reservoir], shared: bool, device: str) -> Sample
     return Samples(**large, **small, label=label, view=view, **options)
 
 
-class _Joined:
-    """Arrays that are indexed as if they were one behind the other."""
+class Joined:
+    """Arrays, one behind the other, of which rows are read."""
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self.arrays = arrays
         self.ends = np.cumsum([len(array) for array in arrays])
         self.shape = (int(self.ends[-1]), *arrays[0].shape[1:])
+        self.dtype = arrays[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Rows (n,) of all."""
-        found = np.empty((len(rows), *self.shape[1:]), self.arrays[0].dtype)
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
         owner = np.searchsorted(self.ends, rows, side='right')
         for number, array in enumerate(self.arrays):
             own = owner == number
@@ -207,8 +210,8 @@ class _Joined:
         return found
 
 
-def _joined(arrays: Sequence[np.ndarray]) -> Union[np.ndarray, _Joined]:
-    return arrays[0] if len(arrays) == 1 else _Joined(arrays)
+def _joined(arrays: Sequence[np.ndarray]) -> Union[np.ndarray, Joined]:
+    return arrays[0] if len(arrays) == 1 else Joined(arrays)
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:

@@ -20,7 +20,7 @@ from .fitting import Samples
 from .image_choice import image_numbers
 from .one_pass import OnePass
 from .passing import ImagePass
-from .sample_cache import Layout
+from .sample_cache import Joined, Layout
 
 TRAINING_SHARE = {'train': 1.0, 'val': 0.0, 'both': 0.5}  # of each class's samples, by weight
 LEAST_IMAGES = 4  # validation images of a class, below which it is fitted to training images
@@ -157,13 +157,15 @@ def mixed(training: Samples, validation: Samples, share: float, scarce: np.ndarr
     rows = _rows(training)[kept[0]], _rows(validation)[kept[1]] + length
     return Samples(
         **{
-            name: _Stacked(*(getattr(part, name) for part in parts))
+            name: Joined([getattr(part, name) for part in parts])
             for name in ('features', 'logits', 'taps')
         },
         **small,
         weight=np.concatenate([weight[own] for weight, own in zip(weights, kept)]),
         rows=np.concatenate(rows),
         view=np.concatenate(views),
+        shared=training.shared,
+        device=training.device,
     )
 
 
@@ -229,23 +231,3 @@ def _mixture(
 
 def _rows(samples: Samples) -> np.ndarray:
     return np.arange(len(samples)) if samples.rows is None else samples.rows
-
-
-class _Stacked:
-    """Two arrays, one behind the other, of which rows are read."""
-
-    def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
-        self.parts, self.length = (first, second), len(first)
-        self.shape = (len(first) + len(second), *first.shape[1:])
-        self.dtype = first.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        index = np.asarray(index)
-        is_first = index < self.length
-        found = np.empty((*index.shape, *self.shape[1:]), self.dtype)
-        found[is_first] = self.parts[0][index[is_first]]
-        found[~is_first] = self.parts[1][index[~is_first] - self.length]
-        return found
