@@ -23,6 +23,7 @@ import mmdisalign
 from mmdisalign.analysis.figures import pareto_front
 from mmdisalign.calibration import ClassPrior, logit_adjustment
 from mmdisalign.onepass import method_names
+from mmdisalign.onepass.comparison import searched
 from mmdisalign.onepass.judging import Decided, draws_of, intervals_of_difference, once
 
 
@@ -158,6 +159,16 @@ def test_a_config_or_a_model_in_memory_is_calibrated(
         mmdisalign.calibrate(cfg, out='model.pth')
     with pytest.raises(ValueError, match='EncoderDecoder has no config in cfg or _config'):
         mmdisalign.calibrate(from_file.model, out='model.pth')
+
+
+def test_every_second_value_is_tried_and_those_beside_the_best() -> None:
+    for top in range(9):
+        asked: list[float] = []
+        found = searched(lambda v, t=top, a=asked: a.append(v) or -abs(v - t), list(range(9))[::-1])
+        assert max(found, key=found.get) == top
+        assert len(asked) == len(set(asked)) <= 7
+    assert searched(lambda value: value, [3.0]) == {3.0: 3.0}
+    assert searched(lambda value: value, [1.0, 2.0]) == {1.0: 1.0, 2.0: 2.0}
 
 
 def test_what_is_better_in_one_value_and_as_good_in_the_other_is_the_front() -> None:

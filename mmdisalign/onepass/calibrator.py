@@ -316,8 +316,11 @@ class Calibrator:
         """What judges by the validation images."""
         if validation is None:
             return None
+        start = time.monotonic()
         try:
-            return validation.judge(kind, model)
+            judge = validation.judge(kind, model)
+            print(f'Validation images passed in {time.monotonic() - start:.0f} s.')
+            return judge
         except ValueError as error:
             self._without_validation(error)
             return None

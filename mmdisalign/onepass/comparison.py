@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional
 
@@ -109,9 +109,7 @@ class Comparison:
         problem, values = self.problems[fit_on], module.VALUES if values is None else values
         try:
             fewer = self._fewer(problem, fit_on)
-            # One after another: each fit begins where that of the last value ended.
-            tried = {value: self._tried(module, value, fewer) for value in sorted(values)}
-            found = agreed(tried)
+            found = searched(lambda value: agreed(self._tried(module, value, fewer)), values)
             best = max(found, key=found.get)
             scores = self.fitted[method, fit_on] = module.fit(problem, best)
         except ValueError as error:
@@ -147,6 +145,23 @@ class Comparison:
 
     def _chosen_by(self, *parts: Part) -> float:
         return once(self.judge(*parts), len(self.choosing))[self.metric]
+
+
+def searched(tried: Callable[[float], float], values: Sequence[float]) -> dict[float, float]:
+    """What values come to: every second one, and those beside the best of these.
+
+    Of a metric with one top that is all that could be best. One after another, from the least: each
+    fit begins where that of the last value ended.
+
+    Args:
+        tried: What a value comes to.
+        values: In any order.
+    """
+    values = sorted(values)
+    found = {value: tried(value) for value in values[::2]}
+    top = values.index(max(found, key=found.get))
+    found.update({value: tried(value) for value in values[max(top - 1, 0) : top + 2 : 2]})
+    return found
 
 
 def _some(problem: Problem, chosen: np.ndarray, seed: int) -> Problem:
