@@ -120,9 +120,7 @@ def test_two_processes_end_with_the_checkpoint_of_one(
 
 
 # That of one process in collection is in test_calibrate.py.
-@pytest.mark.parametrize(
-    ('number', 'where'), [(1, 'validation'), (1, 'fit'), (2, 'collection'), (2, 'fit')]
-)
+@pytest.mark.parametrize(('number', 'where'), [(1, 'validation'), (1, 'fit'), (2, 'collection')])
 def test_killed_9_anywhere_it_ends_with_the_same_checkpoint(
     repo: Path, projects: dict[str, Path], one: dict[str, str], number: int, where: str
 ) -> None:
