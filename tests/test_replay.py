@@ -167,7 +167,11 @@ def scene(rng: np.random.Generator, number: int) -> dict[str, Any]:
 
 
 def detections(rng: np.random.Generator, content: dict[str, Any]) -> list[DetDataSample]:
-    """About each annotation some boxes, and some elsewhere; scores are often the same."""
+    """About each annotation some boxes, and some elsewhere.
+
+    Scores are often those of another image. Of an image that counts twice, those that were the same
+    would come twice in a row here, and in turns in its copies.
+    """
     samples = []
     for own in content['images']:
         true = [each for each in content['annotations'] if each['image_id'] == own['id']]
@@ -181,7 +185,7 @@ def detections(rng: np.random.Generator, content: dict[str, Any]) -> list[DetDat
         predictions = InstanceData(
             bboxes=torch.from_numpy(boxes[order]).float(),
             labels=torch.from_numpy(labels[order]),
-            scores=torch.from_numpy(rng.integers(0, 9, len(boxes)) / 10).float(),
+            scores=torch.from_numpy(rng.permutation(len(boxes)) / len(boxes)).float(),
         )
         samples.append(dict(img_id=own['id'], pred_instances=predictions))
     return samples
