@@ -160,8 +160,8 @@ def searched(tried: Callable[[float], float], values: Sequence[float]) -> dict[f
     values = sorted(values)
     found = {value: tried(value) for value in values[::2]}
     top = values.index(max(found, key=found.get))
-    found.update({value: tried(value) for value in values[max(top - 1, 0) : top + 2 : 2]})
-    return found
+    beside = (value for value in values[max(top - 1, 0) : top + 2] if value not in found)
+    return {**found, **{value: tried(value) for value in beside}}
 
 
 def _some(problem: Problem, chosen: np.ndarray, seed: int) -> Problem:
