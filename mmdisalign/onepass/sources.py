@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -19,7 +19,7 @@ from .collect import Collector, SeededDataset
 from .fitting import Samples
 from .image_choice import image_numbers
 from .one_pass import OnePass
-from .passing import ImagePass
+from .passing import ImagePass, fit_device
 from .sample_cache import Joined, Layout
 
 TRAINING_SHARE = {'train': 1.0, 'val': 0.0, 'both': 0.5}  # of each class's samples, by weight
@@ -40,12 +40,12 @@ def no_samples(layouts: Mapping[str, Layout]) -> Collected:
     Args:
         layouts: Of each calibration, by its name.
     """
-    samples = {
-        name: Samples(
-            **{key: np.zeros(shape, kind) for key, (kind, shape) in own.arrays(0).items()}
-        )
-        for name, own in layouts.items()
-    }
+    of_samples = {field.name for field in fields(Samples)}
+    samples = {}
+    for name, own in layouts.items():
+        arrays = {key: np.zeros(shape, kind) for key, (kind, shape) in own.arrays(0).items()}
+        kept = {key: made for key, made in arrays.items() if key in of_samples}
+        samples[name] = Samples(**kept, device=fit_device())
     return Collected(samples, dict.fromkeys(layouts, 0.0))
 
 
