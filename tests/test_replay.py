@@ -46,6 +46,8 @@ def built(cfg: ConfigDict) -> nn.Module:
     if 'num_queries' in cfg:
         cfg.test_cfg.max_per_img = cfg.num_queries
     model = MODELS.build(ConfigDict(cfg, type=calibrated_model(cfg), class_prior=PRIOR))
+    if hasattr(model, 'level_embed'):  # else what is in memory, NaN at times
+        nn.init.normal_(model.level_embed)
     return model.eval()
 
 
