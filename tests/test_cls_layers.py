@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmpretrain.models import ClsHead, ImageClassifier
+from mmpretrain.models import ClsHead, ImageClassifier, LinearClsHead
 from mmpretrain.models.losses import (
     AsymmetricLoss,
     CrossEntropyLoss,
@@ -396,6 +396,16 @@ def test_a_classifier_of_ones_own_stays_what_it_is() -> None:
         _ = classification.CalibratedNothing
 
 
+@MODELS.register_module()
+class RenamedHead(LinearClsHead):
+    """Its layer has another name than that of its base."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.scores = self.fc
+        del self.fc
+
+
 def refused(match: str, kind: type = TypeError) -> pytest.RaisesExc:
     return pytest.raises(kind, match=match)
 
@@ -406,6 +416,10 @@ def test_what_is_refused_is_refused_in_a_sentence() -> None:
         of_stage_2(own_config(), **options)
     with refused('HeadOfOnesOwn has no layer fc'):
         of_stage_2(own_config(), **options, calibrated_layers=['head.fc'])
+    renamed = config('linear')
+    renamed.head.type = 'RenamedHead'
+    with refused(r"RenamedHead .* it has no fc, where its base .* calibrated_layers=\['head.fc'\]"):
+        of_stage_2(renamed, **options)
     with refused(r'head\.loss_module: a CrossEntropyLoss cannot be calibrated'):
         of_stage_2(own_config(), **options, calibrated_layers=['head.loss_module'])
     with refused(r'its layers score \[5, 6\] classes'):

@@ -559,7 +559,7 @@ REFUSED_ALIKE = {
     ),
     'another name': (
         dict(type='OtherNameHead'),
-        f'OtherNameHead cannot be calibrated: it has no fc_cls, which BBoxHead has; {ADVICE}',
+        'OtherNameHead cannot be calibrated: it has no fc_cls, where its base has its class',
     ),
     'several objects': (
         dict(type='MultiInstanceBBoxHead'),

@@ -186,7 +186,7 @@ def test_a_head_of_ones_own_is_calibrated_where_it_is_told(folder: Path) -> None
     cfg = config('head of its own', folder, '')
     assert list(calibrations_of(built(cfg.model, 'mmdet'))) == ['bbox_head.scores.calibration']
     del cfg.model['calibrated_layers']
-    with pytest.raises(TypeError, match=r'it has no retina_cls, which .*calibrated_layers='):
+    with pytest.raises(TypeError, match=r'it has no retina_cls, where .*calibrated_layers='):
         built(cfg.model, 'mmdet')
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..calibration import ScoreLayout, calibrate_layer
 from ..engine import refusal
-from ..engine.layers import layers_at
+from ..engine.layers import layers_at, layers_of_base
 
 # By the name of the head's class; of a head that is not here, that of its nearest base. `*` is each
 # of a list's, -1 its last. A second path is of a head for distillation, which not all models have.
@@ -72,7 +72,7 @@ def head_layers(head: nn.Module) -> dict[str, nn.Module]:
         raise refusal(type(head), 'it has no classification layer of its own')
     first, *others = PATHS[known]
     paths = [first, *(path for path in others if hasattr(head, path.partition('.')[0]))]
-    return {name: layer for path in paths for name, layer in layers_at(head, path)}
+    return layers_of_base(head, head, paths, 'head.fc')
 
 
 def model_layers(model: ImageClassifier, given: Sequence[str] = ()) -> dict[str, nn.Module]:

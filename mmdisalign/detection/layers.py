@@ -11,7 +11,7 @@ from torch import nn
 
 from ..calibration import AdaptiveCalibration, ScoreLayout, calibrate_layer
 from ..engine import check_prior, refusal
-from ..engine.layers import layers_at
+from ..engine.layers import layers_at, layers_of_base
 from .roi_heads import BRANCHES
 
 Path = Union[str, Callable[[nn.Module], str]]
@@ -177,11 +177,7 @@ def _known(model: nn.Module) -> Iterator[ScoringHead]:
 def _layers(head: nn.Module, known: str) -> dict[str, nn.Module]:
     """The layers of a head by their names in it, where its base in ``PATHS`` has them."""
     paths = [path if isinstance(path, str) else path(head) for path in PATHS[known]]
-    try:
-        return dict(own for path in paths for own in layers_at(head, path))
-    except TypeError as error:
-        where = ', '.join(paths)
-        raise refusal(type(head), f'it has no {where}, which {known} has; {ADVICE}') from error
+    return layers_of_base(head, head, paths, 'bbox_head.conv_cls')
 
 
 def _given(model: nn.Module, path: str) -> ScoringHead:

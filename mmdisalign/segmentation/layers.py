@@ -25,7 +25,7 @@ from ..calibration import (
     mix_in,
 )
 from ..engine import as_in_training, check_prior, refusal, trained_terms
-from ..engine.layers import layers_at
+from ..engine.layers import layers_at, layers_of_base
 from ..losses import reweight_loss
 
 # By the name of the head's class; of a head that is not here, that of its nearest base. -1 is the
@@ -86,7 +86,7 @@ def classification_layer(head: type) -> Optional[str]:
 
 
 def calibrate_layers(
-    model: nn.Module, head: nn.Module, paths: tuple[str, ...]
+    model: nn.Module, head: nn.Module, paths: tuple[str, ...], given: bool
 ) -> dict[str, nn.Module]:
     """Make layers of a model such as calibrate their scores, in place.
 
@@ -94,6 +94,7 @@ def calibrate_layers(
         model: A segmentor.
         head: Its head, which has ``num_classes``.
         paths: Where in the model they are, see :func:`layers_at`.
+        given: Whether the user names them; else they are where those of the head's base are.
 
     Returns:
         They, by their names in the model.
@@ -101,7 +102,10 @@ def calibrate_layers(
     Raises:
         TypeError: If there is none, or it cannot be calibrated.
     """
-    found = dict(each for path in paths for each in layers_at(model, path))
+    if given:
+        found = dict(each for path in paths for each in layers_at(model, path))
+    else:
+        found = layers_of_base(head, model, paths, 'decode_head.conv_seg')
     for name, layer in found.items():
         try:
             _calibrate(layer, head.num_classes)

@@ -123,7 +123,7 @@ class CalibratedEncoderDecoder(CalibrationStageMixin, EncoderDecoder):
         _check_arguments(type(self), kwargs)
         super().__init__(decode_head=self._with_last_head(decode_head, head), **kwargs)
         self.calibrated_layers = tuple(calibrated_layers)
-        self._layers = calibrate_layers(self, self._calibrated_head, paths)
+        self._layers = calibrate_layers(self, self._calibrated_head, paths, bool(calibrated_layers))
         if paths:
             weigh_classes(self._calibrated_head, **self.grw)
             self._name_classifier()
