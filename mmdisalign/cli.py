@@ -104,12 +104,14 @@ def be_script(command: list[str], folder: str, env: Mapping[str, str], log: str)
     for stream in (1, 2):
         os.dup2(output, stream)
     files = (FileIO(stream, 'w', closefd=False) for stream in (1, 2))
-    sys.stdout, sys.stderr = (TextIOWrapper(file, line_buffering=True) for file in files)
+    sys.stdout, sys.stderr = (
+        TextIOWrapper(file, 'utf-8', 'backslashreplace', line_buffering=True) for file in files
+    )
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
     sys.argv = list(command)
-    paths = filter(None, env['PYTHONPATH'].split(os.pathsep))
+    paths = filter(None, env.get('PYTHONPATH', '').split(os.pathsep))
     sys.path[:0] = [str(Path(command[0]).parent), *paths]
     runpy.run_path(command[0], run_name='__main__')
 

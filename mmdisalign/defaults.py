@@ -17,6 +17,12 @@ def prior_of(out: Path) -> Path:
     return out.with_name(f'{out.stem}_prior.json')
 
 
+def written_beside(out: Path) -> list[Path]:
+    """All that is written with a checkpoint."""
+    methods = methods_of(out)
+    return [out, out.with_suffix('.py'), prior_of(out), methods, methods.with_suffix('.html')]
+
+
 def methods_of(out: Path) -> Path:
     """Where it is written what methods came to on validation images, beside a checkpoint."""
     return out.with_name(f'{out.stem}_methods.json')

@@ -6,6 +6,7 @@ The indexes are read here, so that a fork has them.
 from __future__ import annotations
 
 import ast
+import os
 from functools import cache
 
 from mmengine.config import Config, config, utils
@@ -15,6 +16,8 @@ format_code = config.FormatCode
 
 def _leave_as_it_is(text: str, **style: object) -> tuple[str, bool]:
     """In the place of yapf, which takes as long as all else that a short training begins with."""
+    if os.environ.get('FORMATTED'):  # as users have it
+        return format_code(text, **style)
     ast.parse(text)  # or a SyntaxError, as yapf has it
     return text, False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -103,10 +104,12 @@ def run_together(
         if kill_at and list(project.glob(kill_at)):
             break
         time.sleep(0.02)
+    hung = [each for each in started if each.is_alive() and not kill_at]
     for each in started:
         each.kill()
         each.join()
     output = [log.read_text() for log in logs]
+    assert not hung, output
     if kill_at:
         assert list(project.glob(kill_at)), output
         assert all(each.exitcode == -signal.SIGKILL for each in started)
@@ -137,9 +140,17 @@ def _forked(command: list[str], project: Path, env: dict[str, str], log: str) ->
 
 def _fork(be: Callable[..., None], script: list[str], project: Path, *rest: object) -> BaseProcess:
     """Run a script in a fork of a process that has imported what scripts spend seconds on."""
-    process = SERVER.Process(target=be, args=(script, str(project), *rest))
+    process = SERVER.Process(target=_anew, args=(be, script, str(project), *rest))
     process.start()
     return process
+
+
+def _anew(be: Callable[..., None], *arguments: object) -> None:
+    """Be a script whose random numbers are not those of each other fork."""
+    random.seed()
+    np.random.seed()
+    torch.manual_seed(random.getrandbits(32))
+    be(*arguments)
 
 
 def _end(process: BaseProcess) -> int:

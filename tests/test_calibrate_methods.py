@@ -65,7 +65,10 @@ def test_every_method_is_compared_or_says_why_not(project: Path, best: str) -> N
     assert temperature['gains']['mIoU'] == [0, 0]  # it changes no decision
 
 
-def test_what_folds_is_a_checkpoint_of_the_stock_config(repo: Path, project: Path) -> None:
+def test_what_folds_is_a_checkpoint_of_the_stock_config(
+    repo: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('FORMATTED', '1')
     options = ['--method', 'logit-adjustment', '--value', 1, '--fold']
     output = calibrate(repo, project, *options, '--out', 'folded.pth')
     assert 'logit-adjustment, τ = 1. Written to folded.pth, the stock model' in output

@@ -57,9 +57,6 @@ METHODS = {
         'train_dataloader = _base_.decoupled.crt.train_dataloader\n'
         'custom_hooks = _base_.decoupled.crt.custom_hooks'
     ),
-    'cosine': (
-        'model = _base_.decoupled.cosine.model\ncustom_hooks = _base_.decoupled.cosine.custom_hooks'
-    ),
 }
 
 
@@ -186,7 +183,10 @@ def test_what_learns_nothing_needs_no_training_image_and_raises_the_mean(
     assert row['value'] > 0 and after['mean'] > before['values']['mean']
 
 
-def test_class_means_become_the_weights_of_the_classifier(repo: Path, project: Path) -> None:
+def test_class_means_become_the_weights_of_the_classifier(
+    repo: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('FORMATTED', '1')
     options = ['--images-per-class', 'all', '--passes', 1]
     calibrate(repo, project, 'ncm', *options)
     own = torch.load(project / 'ncm.pth', weights_only=False)['state_dict']

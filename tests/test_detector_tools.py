@@ -186,8 +186,9 @@ def test_what_cannot_choose_for_a_detector_is_said(
 
 
 def test_norcal_divides_by_the_image_counts_and_leaves_the_background(
-    repo: Path, project: Path
+    repo: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv('FORMATTED', '1')
     command = [sys.executable, repo / 'tools/calibrate.py', 'stage1.py', 'stage1.pth']
     annotations, gamma = 'scenes/annotations/scenes_train.json', 0.6
     options = ['--prior', annotations, '--method', 'norcal', '--value', gamma, '--fold']

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Union
 
 from mmdisalign import cli
-from mmdisalign.defaults import FIT_ON, IMAGES_PER_CLASS, PASSES, methods_of, prior_of
+from mmdisalign.defaults import FIT_ON, IMAGES_PER_CLASS, PASSES, written_beside
 
 UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
 
@@ -110,8 +110,7 @@ def parse_args() -> argparse.Namespace:
         args.passes = 1 if args.images_per_class == 'all' else PASSES
     if args.passes < 1:
         parser.error(f'--passes is at least 1, got {args.passes}')
-    written = {args.out, args.out.with_suffix('.py'), prior_of(args.out), methods_of(args.out)}
-    written.add(methods_of(args.out).with_suffix('.html'))
+    written = written_beside(args.out)
     given = {Path(path) for path in (args.config, args.checkpoint, args.prior) if path}
     for path in given:
         if path.resolve() in {own.resolve() for own in written}:
@@ -170,13 +169,13 @@ def main() -> None:
     """Calibrate as the command line says."""
     args = parse_args()
     cli.check_files(args.config, args.checkpoint)
-    from mmdisalign.engine import launch
     from mmdisalign.onepass.calibrator import Calibrator
     from mmdisalign.onepass.options import Options
+    from mmdisalign.processes import joined
 
     launcher, local_rank = args.launcher, args.local_rank
     del args.debug, args.launcher, args.local_rank
-    with launch.joined(launcher, local_rank):
+    with joined(launcher, local_rank):
         Calibrator(Options(**vars(args))).run()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from . import figures
 from .report import Section, Table, page_of
@@ -25,7 +25,8 @@ def methods_page(content: Mapping[str, Any], verdict: str) -> str:
     refused = dict.fromkeys(row['refused'] for row in content['methods'] if row['refused'])
     text = (
         f'Numbers are chosen by the {metric} of {chose:,} validation images; the table is of '
-        f'{reported:,}. A gain is the 95 % interval of a bootstrap over those. '
+        + (f'{reported:,} others' if content['split'] else 'the same, so it flatters')
+        + '. A gain is the 95 % interval of a bootstrap over those. '
         + ' '.join(f'{reason}.' for reason in refused)
     )
     section = Section('Methods', text, _pictures(content, shown), _table(metric, shown))
@@ -40,9 +41,12 @@ def name_of(row: Row) -> str:
 
 def _pictures(content: Mapping[str, Any], shown: Sequence[Row]) -> list[tuple[str, str]]:
     keys = content['overall'], content['tail']
-    before, *others = ({key: row['values'][key] for key in keys} for row in shown)
-    points = {name_of(row): tuple(own.values()) for row, own in zip(shown[1:], others)}
-    figure = figures.plot_methods(points, tuple(before.values()), keys)
+    before, *others = (tuple(row['values'][key] for key in keys) for row in shown)
+    named = zip(map(name_of, shown[1:]), others)
+    points = {name: own for name, own in named if None not in own}
+    if None in before:
+        return []
+    figure = figures.plot_methods(points, before, keys)
     caption = (
         f'{keys[1]} against {keys[0]}: on the line, no other method is better in both; what is '
         'above and right of the dotted lines is better than stage 1 in both.'
@@ -58,10 +62,14 @@ def _table(metric: str, shown: Sequence[Row]) -> Table:
             name_of(row) if row['method'] else 'stage 1',
             '' if row['value'] is None else f'{row["value"]:g}',
             *(row['values'][key] for key in keys),
-            '{:+.2f} to {:+.2f}'.format(*row['gains'][metric]) if row['gains'] else '',
+            _interval(row['gains'][metric]) if row['gains'] else '',
             row['seconds'],
             'yes' if row['folds'] else 'no',
         ]
         for row in shown
     ]
     return Table(header, rows)
+
+
+def _interval(gain: Sequence[Optional[float]]) -> str:
+    return '' if None in gain else '{:+.2f} to {:+.2f}'.format(*gain)

@@ -9,8 +9,9 @@ from mmpretrain.models.classifiers import ImageClassifier
 from torch import nn
 
 from ..calibration import ScoreLayout, calibrate_layer
+from ..calibration.paths import layers_at
 from ..engine import refusal
-from ..engine.layers import layers_at, layers_of_base
+from ..engine.derive import layers_of_base
 
 # By the name of the head's class; of a head that is not here, that of its nearest base. `*` is each
 # of a list's, -1 its last. A second path is of a head for distillation, which not all models have.

@@ -53,8 +53,9 @@ def measure_tool(name: str, *arguments: object, log: Path) -> tuple[float, float
 def fork_tool(name: str, *arguments: object, log: Path) -> None:
     """Run a script of ``tools/`` without importing again what this process has imported.
 
-    That takes a tool more seconds than some of them take to work. Where there is a GPU, it is run
-    as :func:`run_tool` does: a process that has asked for one cannot use it in its forks.
+    That takes a tool more seconds than some of them take to work. Where there is a GPU, or the
+    system is not Linux, it is run as :func:`run_tool` does: a process that has asked for a GPU
+    cannot use it in its forks, and elsewhere forks are not sure to work.
 
     Args:
         name: Name of the script, such as ``'train'``.
@@ -64,7 +65,7 @@ def fork_tool(name: str, *arguments: object, log: Path) -> None:
     Raises:
         RuntimeError: If it fails; the message has the end of the log.
     """
-    if get_device() != 'cpu':
+    if get_device() != 'cpu' or sys.platform != 'linux':
         run_tool(name, *arguments, log=log)
         return
     command = _announce(name, arguments, log)

@@ -14,7 +14,7 @@ from mmengine.registry import Registry
 
 from ..calibration import ClassPrior
 from ..engine.data_check import iter_datasets
-from ..engine.progress import progress_bar
+from ..progress import progress_bar
 
 NUM_SHOWN = 20
 # What counts, by plug-in.

@@ -14,7 +14,7 @@ import cv2
 from rich.progress import TextColumn
 from torch.utils.data import DataLoader
 
-from ..engine.progress import progress_bar
+from ..progress import progress_bar
 from .cache import CountCache, Key
 from .counting import rate
 

@@ -10,8 +10,9 @@ from mmdet.models.losses import GHMC, GaussianFocalLoss
 from torch import nn
 
 from ..calibration import AdaptiveCalibration, ScoreLayout, calibrate_layer
+from ..calibration.paths import layers_at
 from ..engine import check_prior, refusal
-from ..engine.layers import layers_at, layers_of_base
+from ..engine.derive import layers_of_base
 from .roi_heads import BRANCHES
 
 Path = Union[str, Callable[[nn.Module], str]]

@@ -13,16 +13,16 @@ from mmengine.dataset import pseudo_collate
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .. import processes
 from ..analysis import partition
 from ..counting.counting import leaves_of
-from ..engine.progress import progress_bar
 from ..files import written_whole
-from ..onepass import processes
 from ..onepass.collect import SeededDataset, loaded, paths_of
 from ..onepass.image_choice import ImageChoice, image_numbers
 from ..onepass.judging import Part, means_of_groups
 from ..onepass.sample_cache import folder_of, remove_folder
 from ..onepass.validation import Validation as ImageValidation
+from ..progress import progress_bar
 from .matched_ap import ClassMatches, match_boxes
 from .metrics import LongTailLVISMetric, best_of_images, gather
 from .replay import Replay, Replayer

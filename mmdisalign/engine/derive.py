@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional
 
 from mmengine.registry import Registry
 from torch import nn
+
+from ..calibration.paths import layers_at
 
 
 def derive(base: type, mixin: type, registry: Registry, name: Optional[str] = None) -> type:
@@ -37,6 +39,30 @@ def derive(base: type, mixin: type, registry: Registry, name: Optional[str] = No
 def refusal(kind: type, reason: str) -> TypeError:
     """The error that says why a class cannot be calibrated."""
     return TypeError(f'{kind.__name__.removeprefix("DisAlign")} cannot be calibrated: {reason}')
+
+
+def layers_of_base(
+    head: nn.Module, module: nn.Module, paths: Sequence[str], example: str
+) -> dict[str, nn.Module]:
+    """The layers of a head where those of its base class are, by their names.
+
+    Args:
+        head: What the message calls them by.
+        module: Where the paths begin.
+        paths: See :func:`layers_at`.
+        example: Of the path of a layer in a model.
+
+    Raises:
+        TypeError: If it has none there.
+    """
+    try:
+        return dict(own for path in paths for own in layers_at(module, path))
+    except TypeError as error:
+        raise refusal(
+            type(head),
+            f'it has no {", ".join(paths)}, where its base has its classification layers; name its '
+            f'own, such as calibrated_layers=[{example!r}]',
+        ) from error
 
 
 def _refused(name: str, error: TypeError) -> type:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +15,10 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from ..processes import join, leave
 from .configs import read_config
 from .derive import type_name
 
-# Where each launcher's processes find who they are: (rank, world size, local rank).
-RANK_VARIABLES = {
-    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-}
 SYNC_BN = ('SyncBN', 'SyncBatchNorm')
 
 
@@ -93,51 +85,12 @@ def finish(runner: Runner) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         runner.model = None
         gc.collect()
-        _leave()
-
-
-@contextmanager
-def joined(launcher: str, local_rank: int) -> Iterator[None]:
-    """While the context lasts, be one of the processes of a launcher, without a Runner.
-
-    All but the first print nothing. One that fails leaves the others to the launcher, which ends
-    them: however long one has to do alone, they wait.
-
-    Args:
-        launcher: ``'none'``, and this is the only one, or as of :func:`build_runner`.
-        local_rank: On this machine, where the environment does not say.
-    """
-    if launcher == 'none':
-        yield
-        return
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    _join(launcher, timeout=timedelta(weeks=1))
-    with ExitStack() as stack:
-        if torch.distributed.get_rank() > 0:
-            nowhere = stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
-            stack.enter_context(redirect_stdout(nowhere))
-        yield
-    _leave()
-
-
-def _join(launcher: str, **options: Any) -> None:
-    """Start the group of processes: of GPUs, or without one, where mmengine would ask for it."""
-    if launcher in RANK_VARIABLES:
-        _export_ranks(launcher)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    backend = 'nccl' if torch.cuda.is_available() else 'gloo'
-    torch.distributed.init_process_group(backend, **options)
-
-
-def _leave() -> None:
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+        leave()
 
 
 def _init_gloo(cfg: Config) -> None:
     """Start the processes' group without a GPU, where mmengine would ask CUDA for a device."""
-    _join(cfg.launcher)
+    join(cfg.launcher)
     cfg.model_wrapper_cfg = {
         'type': 'MMDistributedDataParallel',
         'device_ids': None,
@@ -146,16 +99,6 @@ def _init_gloo(cfg: Config) -> None:
     }
     if _replace_sync_bn(cfg.model):
         print_log('SyncBN needs a GPU: BN takes its place.', 'current')
-
-
-def _export_ranks(launcher: str) -> None:
-    for name, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), RANK_VARIABLES[launcher]):
-        os.environ[name] = os.environ[source]
-    os.environ.setdefault('MASTER_PORT', '29500')
-    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
-        hosts = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
-        names = subprocess.run(hosts, capture_output=True, text=True, check=True).stdout
-        os.environ['MASTER_ADDR'] = names.split()[0]
 
 
 def _replace_sync_bn(cfg: Any) -> bool:

@@ -6,6 +6,7 @@ import copy
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
 
-from .. import config_path
+from .. import config_path, processes
 from ..analysis import markdown_table
 from ..calibration import ClassPrior
 from ..cli import is_foreseen
@@ -37,7 +38,6 @@ from ..engine import (
 from ..engine.confidence import calibrations_of
 from ..engine.configs import model_config
 from ..files import new_folders
-from . import processes
 from .choosing import BEST, Choice, Chosen, fitted, needs_choice
 from .collect import Collector, FullCollector, SeededDataset
 from .comparison import table_of
@@ -154,6 +154,9 @@ class Calibrator:
         needs = needs_choice(options.method, options.value)
         if options.fit_on not in FIT_ON:
             raise ValueError(f"fit_on is one of {', '.join(FIT_ON)}, got '{options.fit_on}'")
+        learns = options.method == BEST or method_named(options.method).LEARNS
+        if options.fit_on != 'train' and not learns:
+            raise ValueError(f'{options.method} is fitted to nothing: leave --fit-on out')
         if options.fit_on != 'train' and options.choose == 'train':
             raise ValueError(
                 f'--fit-on {options.fit_on} takes validation images: leave --choose train out'
@@ -387,7 +390,8 @@ class Calibrator:
         )
 
     def _prior(self) -> ClassPrior:
-        source = self.options.prior or self.cfg.model.get('class_prior')
+        source = self.options.prior
+        source = self.cfg.model.get('class_prior') if source is None else source
         if source is None:
             print('Counting the training data.')
             prior = counter_of(self.plugin)(self.loader.dataset)
@@ -467,7 +471,9 @@ class Calibrator:
             meta['exp_scale'] = chosen.value
         changes = self._stock_changes() if is_stock else self._changes(chosen.value)
         meta['calibrated'] = str(self.options.checkpoint)
-        self.written.write(state, self.prior, self.cfg, changes, dataset_meta=metainfo, **meta)
+        # A stock config keeps its evaluator: it is to run where mmdisalign is not.
+        written = replace(self.written, changed={}) if is_stock else self.written
+        written.write(state, self.prior, self.cfg, changes, dataset_meta=metainfo, **meta)
         number = '' if chosen.value is None else f'{self._parameter(chosen)} = {chosen.value:g}. '
         stock = ', the stock model with other weights' if is_stock else ''
         print(f'{number}Written to {self.written.out}{stock}; its config is {self.written.config}.')

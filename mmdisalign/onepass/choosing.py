@@ -10,11 +10,11 @@ from typing import Optional
 
 from torch import nn
 
+from .. import processes
 from ..analysis.methods import methods_page
 from ..files import written_whole
-from . import processes
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
-from .folding import check_foldable
+from .folding import check_foldable, folded_state
 from .judging import Judge
 from .methods import method_named, method_names
 from .one_pass import OnePass
@@ -127,17 +127,23 @@ class Choice:
                 rows.append(Row(method, refused=str(error)))
                 continue
             values = None if value is None else [value]
-            rows += [comparison.row(method, values, source) for source in sources]
-        self._tell(rows, metric, comparison)
+            # What learns nothing is the same, whatever it is fitted to.
+            learns = method_named(method).LEARNS or len(sources) == 1
+            for source in sources if learns else ['train']:
+                rows.append(comparison.row(method, values, source))
+                if rows[-1].refused is None and method != 'disalign':
+                    fitted = comparison.fitted[method, source]
+                    rows[-1] = _writable(rows[-1], model, {name: fitted})
         usable = [row for row in rows[1:] if row.refused is None]
         usable = [row for row in usable if row.folds or not self.folding]
         if not usable:
             raise ValueError(rows[-1].refused or 'no method folds')
         best = best_of(usable)
+        self._tell(rows, best, metric, comparison)
         scores = {name: comparison.fitted[best.method, best.fit_on]}
         return Chosen(best.method, best.value, scores, rows, metric, best.fit_on)
 
-    def _tell(self, rows: Sequence[Row], metric: str, comparison: Comparison) -> None:
+    def _tell(self, rows: Sequence[Row], best: Row, metric: str, comparison: Comparison) -> None:
         chosen, reported = images = len(comparison.choosing), len(comparison.reporting)
         print(
             f'Numbers are chosen by the {metric} of {chosen:,} validation images, and the table is '
@@ -145,7 +151,7 @@ class Choice:
         )
         print(table_of(rows, metric))
         names = comparison.judge.names
-        verdict = verdict_of(best_of(rows), metric, names[-1])
+        verdict = verdict_of(best, rows[0], metric, names[-1])
         print(verdict)
         if processes.rank() > 0:
             return
@@ -154,9 +160,20 @@ class Choice:
             'overall': names[0],
             'tail': names[-1],
             'images': images,
+            'split': self.split,
             'methods': as_json(rows),
         }
-        written = json.dumps(content, indent=1) + '\n', methods_page(content, verdict)
+        text = json.dumps(content, indent=1, allow_nan=False) + '\n'
+        written = text, methods_page(content, verdict)
         for path, text in zip((self.report, self.page), written):
             with written_whole(path) as file:
                 file.write_text(text, encoding='utf-8')
+
+
+def _writable(row: Row, model: nn.Module, scores: Mapping[str, nn.Module]) -> Row:
+    """The row, refused if its scores cannot be put into the weights of the model."""
+    try:
+        folded_state(model, scores)
+    except ValueError as error:
+        return Row(row.method, row.fit_on, refused=f'{row.method} cannot be written: {error}')
+    return row

@@ -14,8 +14,8 @@ from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..engine.progress import progress_bar
-from . import processes
+from .. import processes
+from ..progress import progress_bar
 from .fitted_loss import FittedLoss
 from .fitting import Samples
 from .image_choice import ImageChoice, image_numbers

@@ -11,9 +11,9 @@ import numpy as np
 from torch import nn
 
 from ..analysis import markdown_table
+from ..processes import agreed
 from .judging import Judge, Part, draws_of, folds, intervals_of_difference, once
 from .methods import Problem, method_named
-from .processes import agreed
 
 FOLDS = 4  # of the images that choose, where they are fitted to
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
@@ -81,7 +81,8 @@ class Comparison:
         self.metric, self.seed = metric, seed
         images = judge.images
         self.choosing, self.reporting = folds(images, seed) if split else (images, images)
-        self._folds = folds(self.choosing, seed, FOLDS)
+        crossed = set(problems) != {'train'}
+        self._folds = folds(self.choosing, seed, FOLDS) if crossed else []
         self.fitted: dict[tuple[str, str], nn.Module] = {}
         self._draws = draws_of(len(self.reporting), seed)
         self._before = judge((None, self.reporting))
@@ -112,7 +113,7 @@ class Comparison:
             found = searched(lambda value: agreed(self._tried(module, value, fewer)), values)
             best = max(found, key=found.get)
             scores = self.fitted[method, fit_on] = module.fit(problem, best)
-        except ValueError as error:
+        except (FloatingPointError, ValueError) as error:
             return Row(method, fit_on, refused=str(error))
         after = self.judge((scores, self.reporting))
         seconds = time.monotonic() - start
@@ -172,7 +173,7 @@ def _some(problem: Problem, chosen: np.ndarray, seed: int) -> Problem:
 
 
 def best_of(rows: Sequence[Row]) -> Row:
-    """The row whose method did best on the images that choose, which may be the first, of none."""
+    """The row whose method did best on the images that choose."""
     return max((row for row in rows if row.refused is None), key=lambda row: row.chosen_by)
 
 
@@ -197,18 +198,33 @@ def table_of(rows: Sequence[Row], metric: str) -> str:
     return '\n'.join([markdown_table(header, cells), *([''] if refused else []), *refused])
 
 
-def verdict_of(row: Row, metric: str, tail: str) -> str:
-    """What the intervals of the best row show, in a sentence."""
-    if row.method is None:
-        return 'No method did better than the classifier as it was on the images that choose.'
+def verdict_of(row: Row, before: Row, metric: str, tail: str) -> str:
+    """What the intervals of the row that is written show.
+
+    Args:
+        row: It.
+        before: Of the classifier as it was.
+        metric: What decided.
+        tail: The value of the rarest classes.
+    """
     shown = []
     for key in dict.fromkeys((metric, tail)):
         low, high = row.gains[key]
         sure = 'gains' if low > 0 else 'loses' if high < 0 else 'shows nothing'
         shown.append(f'{key} {sure} ({low:+.2f} to {high:+.2f})')
-    return f'{row.method}, fitted to {row.fit_on}: {", ".join(shown)}.'
+    worse = 'On the images that choose, no method did better than the classifier as it was. '
+    verdict = f'{row.method}, fitted to {row.fit_on}: {", ".join(shown)}.'
+    return worse * (row.chosen_by <= before.chosen_by) + verdict
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows for a JSON file."""
-    return [asdict(row) for row in rows]
+    """The rows for a JSON file, which has no NaN: null where no class of a group occurs."""
+    return [_known(asdict(row)) for row in rows]
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _known(own) for key, own in value.items()}
+    if isinstance(value, tuple):
+        return [_known(own) for own in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

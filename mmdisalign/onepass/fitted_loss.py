@@ -45,7 +45,7 @@ class FittedLoss:
     @property
     def on_sigmoids(self) -> bool:
         """Whether the scores of an element are each on a sigmoid, and so not compared."""
-        return self.normalizer == 'positives'
+        return self.normalizer in ('positives', 'qualities')
 
     @property
     def num_classes(self) -> int:

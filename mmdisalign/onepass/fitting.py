@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import processes
 from ..calibration import AdaptiveCalibration
 from ..losses import weighted_cross_entropy
-from . import processes
 
 MAX_STEPS = 200
 MAX_EVALUATIONS = 250  # of the loss, in all steps

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from ..calibration import AdaptiveCalibration, ClassPrior, ZeroCount, generalized_reweight
 from ..engine.confidence import calibrations_of
 from ..engine.derive import registered_class
-from ..engine.progress import progress_bar
 from ..engine.stage import CalibrationStageMixin, naming_checkpoint
+from ..processes import agreed
+from ..progress import progress_bar
 from .collect import Collector, FullCollector, SeededDataset
 from .fitted_loss import FittedLoss
 from .fitting import (
@@ -37,7 +38,6 @@ from .fitting import (
 from .folding import classifier_of, vmf_of
 from .image_choice import ImageChoice, image_numbers
 from .methods import Problem
-from .processes import agreed
 
 EXP_SCALES = tuple(step / 5 for step in range(9))  # 0 to 1.6, what 'auto' tries
 HELD_OUT = 5  # one image of so many is held out for 'auto'

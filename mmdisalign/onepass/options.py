@@ -13,7 +13,7 @@ from mmengine.runner import load_checkpoint
 from torch.utils.data import DataLoader
 
 from ..calibration import PriorLike, ZeroCount
-from ..defaults import PASSES
+from ..defaults import PASSES, written_beside
 from ..engine import read_config
 from ..engine.configs import model_config
 from .comparison import Row
@@ -33,7 +33,8 @@ class Options:
         zero_count: Weight of unseen classes, see :func:`generalized_reweight`.
         images_per_class: Pass so few images that each class is in about as many, or ``'all'``.
             Default: None, see :data:`mmdisalign.defaults.IMAGES_PER_CLASS`.
-        passes: How often an image is passed at most, each time with other augmentation.
+        passes: How often an image is passed at most, each time with other augmentation. Default:
+            None, :data:`mmdisalign.defaults.PASSES`, or 1 with ``'all'``.
         cache_size: Bytes of the samples, at most.
         cache_dir: Where samples go, and stay. Default: None, beside ``out``, and they are removed.
         seed: Of augmentation and sampling.
@@ -62,7 +63,7 @@ class Options:
     exp_scale: Optional[float] = None
     zero_count: ZeroCount = None
     images_per_class: Union[int, str, None] = None
-    passes: int = PASSES
+    passes: Optional[int] = None
     cache_size: float = 1e9
     cache_dir: Optional[Path] = None
     seed: int = 0
@@ -75,6 +76,36 @@ class Options:
     fit_on: str = 'train'
     dataloader: Optional[DataLoader] = None
     fold: bool = False
+
+    def __post_init__(self) -> None:
+        self._check()
+        changed = {'out': Path(self.out), 'cache_dir': self.cache_dir and Path(self.cache_dir)}
+        if self.passes is None:
+            changed['passes'] = 1 if self.images_per_class == 'all' else PASSES
+        if self.method == 'disalign' and self.value is not None:
+            changed['exp_scale'] = self.value
+        for name, value in changed.items():
+            object.__setattr__(self, name, value)
+
+    def _check(self) -> None:
+        """Raise ValueError if options do not go together."""
+        if Path(self.out).suffix != '.pth':
+            raise ValueError(f'out is a checkpoint, *.pth, got {self.out}')
+        if self.passes is not None and self.passes < 1:
+            raise ValueError(f'passes is at least 1, got {self.passes}')
+        if self.exp_scale is not None and self.method != 'disalign':
+            raise ValueError(f'exp_scale is of disalign; of {self.method}, name value')
+        if self.value is not None and self.method == 'best':
+            raise ValueError('method best chooses the numbers: leave value out')
+        if None not in (self.value, self.exp_scale) and self.value != self.exp_scale:
+            raise ValueError('value is exp_scale for disalign: give one of them')
+        given = {Path(own) for own in (self.config, self.checkpoint) if own}
+        if isinstance(self.prior, (str, Path)):
+            given.add(Path(self.prior))
+        written = {own.resolve() for own in written_beside(Path(self.out))}
+        for path in given:
+            if path.resolve() in written:
+                raise ValueError(f'out {self.out} would overwrite {path}: name another')
 
 
 @dataclass(frozen=True)

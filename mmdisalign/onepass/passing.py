@@ -15,13 +15,12 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 
-from .. import __version__
+from .. import __version__, processes
 from ..counting import classes_of_images
 from ..counting.cache import file_identity
 from ..defaults import IMAGES_PER_CLASS
 from ..engine import iter_datasets
 from ..engine.configs import model_config
-from . import processes
 from .collect import Collector, SeededDataset, collect
 from .fitting import Samples
 from .image_choice import ImageChoice, enough_images, every_image, identity_of_images

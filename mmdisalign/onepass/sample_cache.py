@@ -14,8 +14,8 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from .. import processes
 from ..files import written_whole
-from . import processes
 from .fitting import Samples
 
 FREE = 0.0  # the key of a slot without a sample, as in a new file; those of samples are above

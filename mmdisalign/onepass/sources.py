@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
+from .. import processes
 from ..calibration import ClassPrior
-from ..counting.counting import listed
+from ..counting.counting import leaves_of, listed
 from ..engine import iter_datasets, type_name
-from . import processes
 from .collect import Collector, SeededDataset
 from .fitting import Samples
 from .image_choice import image_numbers
@@ -22,7 +23,7 @@ from .one_pass import OnePass
 from .passing import ImagePass, fit_device
 from .sample_cache import Joined, Layout
 
-TRAINING_SHARE = {'train': 1.0, 'val': 0.0, 'both': 0.5}  # of each class's samples, by weight
+TRAINING_SHARE = {'train': 1.0, 'val': 0.0, 'both': 0.5}  # of the weights of training samples
 LEAST_IMAGES = 4  # validation images of a class, below which it is fitted to training images
 MIXES_IMAGES = ('MultiImageMixDataset', 'KFoldDataset')
 
@@ -66,6 +67,8 @@ class FitOnValidation:
         folder = passing.cache_dir / 'fitted'
         self.passing = replace(passing, loader=loader, cache_dir=folder, cache=None)
         self.dataset = DATASETS.build(copy.deepcopy(loader.dataset))
+        for part in leaves_of(self.dataset):
+            _stay(part)
 
     def collect(
         self,
@@ -95,6 +98,20 @@ class FitOnValidation:
     def remove(self) -> None:
         """Delete the samples."""
         self.passing.remove()
+
+
+def _stay(dataset: BaseDataset) -> None:
+    """Let a data set augment the same image again where it would take any other in its place.
+
+    That other may be one of those that report.
+    """
+    prepare, last = dataset.prepare_data, [0]
+
+    def prepared(index: int) -> Any:
+        last[0] = index
+        return prepare(index)
+
+    dataset.prepare_data, dataset._rand_another = prepared, lambda: last[0]
 
 
 def _as_in_training(cfg: Config) -> Config:

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .. import processes
 from ..engine import save_model
 from ..engine.configs import named
 from ..files import new_folders, written_whole
@@ -40,13 +41,15 @@ def stage1_files(
     if checkpoint is None and not isinstance(config, nn.Module):
         raise ValueError('a Config has no weights: give a checkpoint, too')
     path = out.with_name(f'{out.stem}_stage1.py')
-    with new_folders(out.parent):
-        with written_whole(path) as file:
-            file.write_text(Config(named(dict(cfg.items()))).pretty_text, encoding='utf-8')
-        if checkpoint is None:
-            checkpoint = path.with_suffix('.pth')
-            save_model(config, checkpoint)
-    return path, checkpoint
+    weights = path.with_suffix('.pth') if checkpoint is None else checkpoint
+    if processes.rank() == 0:
+        with new_folders(out.parent):
+            with written_whole(path) as file:
+                file.write_text(Config(named(dict(cfg.items()))).pretty_text, encoding='utf-8')
+            if checkpoint is None:
+                save_model(config, weights)
+    processes.wait()
+    return path, weights
 
 
 def _config_of(model: nn.Module) -> Config:

@@ -12,9 +12,10 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from ..calibration import ClassPrior
+from ..counting import classes_of_images
 from ..engine import check_data
 from .collect import Collector, SeededDataset
-from .image_choice import every_image, image_numbers
+from .image_choice import ImageChoice, image_numbers
 from .judging import Judge, SampleJudge, metric_names
 from .one_pass import SCORES
 from .passing import ImagePass
@@ -99,11 +100,21 @@ class Validation:
         if not hasattr(collector, 'training') or len(collector.layouts) > 1:
             raise ValueError('what the model scores in training is not what it predicts by')
         collector.training = False
-        choice = every_image(len(self.dataset), 1, self.prior)
+        choice = self._every_image()
         seeded = SeededDataset(self.dataset, self.passing.seed)
         found, _ = self.passing.collect(collector, seeded, choice, len(self.prior))
         (samples,) = found.values()
         return SampleJudge(samples, self.prior, SCORES[self.passing.plugin])
+
+    def _every_image(self) -> ImageChoice:
+        """All images: how many have a class is theirs, and not that of training."""
+        number = len(self.dataset)
+        images = np.full(len(self.prior), number)
+        if hasattr(self.dataset, 'get_data_info'):
+            classes = classes_of_images(self.passing.plugin, self.dataset, len(self.prior))
+            found = np.concatenate([np.unique(own) for own in classes]).astype(int)
+            images = np.maximum(np.bincount(found, minlength=len(self.prior)), 1)
+        return ImageChoice(np.arange(number), np.ones(number), images[: len(self.prior)])
 
     def remove(self) -> None:
         """Delete what is kept of the images."""

@@ -24,8 +24,9 @@ from ..calibration import (
     makes_new,
     mix_in,
 )
+from ..calibration.paths import layers_at
 from ..engine import as_in_training, check_prior, refusal, trained_terms
-from ..engine.layers import layers_at, layers_of_base
+from ..engine.derive import layers_of_base
 from ..losses import reweight_loss
 
 # By the name of the head's class; of a head that is not here, that of its nearest base. -1 is the

@@ -89,6 +89,11 @@ class Problem:
         """Raise ValueError if the classifier's scores are each on a sigmoid of its own."""
         if self.loss.on_sigmoids:
             raise self.refuse(method, 'it is for scores on a softmax, and these are on sigmoids')
+        if self.loss.follows:
+            raise self.refuse(
+                method,
+                'it is for scores on one softmax, and these are of classes and of objects',
+            )
 
     def no_background(self, method: str, reason: str) -> None:
         """Raise ValueError if there is a score of a background."""
@@ -152,6 +157,7 @@ class Problem:
             total,
             element_losses=self.loss.element_losses if own else element_losses,
             counted=self.loss.counted if own else None,
+            follows=self.loss.follows and own,
             weight_decay=self.weight_decay if weight_decay is None else weight_decay,
             progress=self.progress,
         )

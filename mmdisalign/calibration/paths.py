@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from torch import nn
-
-from .derive import refusal
 
 
 def layers_at(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
@@ -35,27 +33,3 @@ def layers_at(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     for each in chosen:
         found = layers_at(children[each], rest) if rest else [('', children[each])]
         yield from ((f'{each}.{own}'.rstrip('.'), layer) for own, layer in found)
-
-
-def layers_of_base(
-    head: nn.Module, module: nn.Module, paths: Sequence[str], example: str
-) -> dict[str, nn.Module]:
-    """The layers of a head where those of its base class are, by their names.
-
-    Args:
-        head: What the message calls them by.
-        module: Where the paths begin.
-        paths: See :func:`layers_at`.
-        example: Of the path of a layer in a model.
-
-    Raises:
-        TypeError: If it has none there.
-    """
-    try:
-        return dict(own for path in paths for own in layers_at(module, path))
-    except TypeError as error:
-        raise refusal(
-            type(head),
-            f'it has no {", ".join(paths)}, where its base has its classification layers; name its '
-            f'own, such as calibrated_layers=[{example!r}]',
-        ) from error
