@@ -42,7 +42,7 @@ def test_a_mixture_by_hand() -> None:
     both = mixed(training, validation, 0.5, np.array([False, True]))
     assert both.label.tolist() == [0, 0, 1, 2, 0, 2]
     assert both.weight.tolist() == [2, 1, 2, 1, 2, 1]
-    assert both.image.tolist() == [1, 2, 1, 2, 7, 8]
+    assert both.image.tolist() == [-2, -3, -2, -3, 7, 8]
     assert both.view.tolist() == [1, 2, 1, 2, 10, 11]  # none is taken for another
     (chunk,) = both.chunks(np.arange(6))
     assert chunk.features.flatten().tolist() == [0, 1, 2, 3, 100, 103]

@@ -62,6 +62,10 @@ class Validation(ImageValidation):
         if not len(self.metric.ground_truth.regions['bbox']):
             raise ValueError(f'the validation images have no annotations in {files[0]}')
 
+    def check(self, kind: type, model: nn.Module) -> None:
+        """Raise ValueError if its boxes do not follow from the scores of one classifier alone."""
+        Replayer(model)
+
     def judge(self, kind: type, model: nn.Module) -> BoxJudge:
         """Run the images through the network; what judges by the boxes that it makes.
 

@@ -215,6 +215,7 @@ class Calibrator:
             check_foldable(model, options.method)
         if self._chooses():
             check_choosable(collector.losses)
+        validation = self._able(validation, kind, model)
         learns = options.method == BEST or method_named(options.method).LEARNS
         seeded = SeededDataset(dataset, options.seed)
         if learns:
@@ -312,6 +313,18 @@ class Calibrator:
                 '--method and --value'
             ) from error
         print(f'Validation images cannot choose: {error}. So ρ is chosen by training images.')
+
+    def _able(
+        self, validation: Optional[Validation], kind: type, model: torch.nn.Module
+    ) -> Optional[Validation]:
+        """The validation images, if they can judge the model."""
+        try:
+            if validation is not None:
+                validation.check(kind, model)
+        except ValueError as error:
+            self._without_validation(error)
+            return None
+        return validation
 
     def _judge(
         self, validation: Optional[Validation], kind: type, model: torch.nn.Module

@@ -118,7 +118,8 @@ def fit(
     layer = _checked_layer(x, z, weight, bias)
     if vmf is not None:
         with torch.no_grad():
-            _check_made(vmf(torch.as_tensor(x).float()), torch.as_tensor(z).float())
+            own = torch.as_tensor(x).float().to(vmf.weight.device)
+            _check_made(vmf(own).cpu(), torch.as_tensor(z).float())
     own = generalized_reweight(classes, 0.0, zero_count=zero_count)
     ones = torch.cat([own, torch.ones(z.shape[1] - len(classes))])
     samples = Samples(

@@ -165,8 +165,10 @@ def mixed(training: Samples, validation: Samples, share: float, scarce: np.ndarr
     parts = (training, validation)
     small = {
         name: np.concatenate([getattr(part, name)[own] for part, own in zip(parts, kept)])
-        for name in ('label', 'quality', 'image')
+        for name in ('label', 'quality')
     }
+    # Of images without names, the numbers are those of their order, in both.
+    images = -1 - training.image[kept[0]], validation.image[kept[1]]
     # An image as it was passed has its own number, though its samples be from elsewhere.
     later = training.view.max(initial=-1) + 1
     views = training.view[kept[0]], validation.view[kept[1]] + later
@@ -181,6 +183,7 @@ def mixed(training: Samples, validation: Samples, share: float, scarce: np.ndarr
         weight=np.concatenate([weight[own] for weight, own in zip(weights, kept)]),
         rows=np.concatenate(rows),
         view=np.concatenate(views),
+        image=np.concatenate(images),
         shared=training.shared,
         device=training.device,
     )

@@ -75,6 +75,9 @@ class Validation:
         # Of images without names, the numbers are but those of their order.
         if self._are_named() and own <= theirs:
             raise ValueError('the validation images are among those of training')
+        if self._are_named() and own & theirs:
+            number = f'{len(own & theirs):,} of {len(own):,}'
+            print(f'{number} validation images are among those of training, and flatter what is.')
         self._check_labels()
 
     def _check_labels(self) -> None:
@@ -85,6 +88,17 @@ class Validation:
     def _are_named(self) -> bool:
         tells = hasattr(self.dataset, 'get_data_info')
         return bool(tells and self.dataset.get_data_info(0).get('img_path'))
+
+    def check(self, kind: type, model: nn.Module) -> None:
+        """Raise ValueError if images cannot judge the model.
+
+        Args:
+            kind: Of its collector.
+            model: With calibrations.
+        """
+        collector: Collector = kind(model)
+        if not hasattr(collector, 'training') or len(collector.layouts) > 1:
+            raise ValueError('what the model scores in training is not what it predicts by')
 
     def judge(self, kind: type, model: nn.Module) -> Judge:
         """Run the images through the network; what judges by what it made of them.
@@ -97,8 +111,6 @@ class Validation:
             ValueError: If its samples are not what it predicts.
         """
         collector: Collector = kind(model)
-        if not hasattr(collector, 'training') or len(collector.layouts) > 1:
-            raise ValueError('what the model scores in training is not what it predicts by')
         collector.training = False
         choice = self._every_image()
         seeded = SeededDataset(self.dataset, self.passing.seed)
