@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 from project import kill_after_first_checkpoint, run, run_in_two
 
@@ -196,6 +197,8 @@ def test_class_means_become_the_weights_of_the_classifier(
     # Features are kept in half precision.
     torch.testing.assert_close(own['head.fc.weight'], directions, rtol=1e-3, atol=1e-4)
     assert test(repo, project, 'ncm.py', 'ncm.pth', 'ncm')['mean'] > 50
+    # The result of stage 1 stays, whoever evaluates what is written.
+    assert Config.fromfile(project / 'ncm.py').test_evaluator.result_file == 'stage1_ncm.json'
 
 
 def features_of_training_images(project: Path) -> tuple[torch.Tensor, torch.Tensor]:

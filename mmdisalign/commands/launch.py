@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -81,7 +82,7 @@ def fork_tool(name: str, *arguments: object, log: Path) -> None:
 def _announce(name: str, arguments: tuple[object, ...], log: Path) -> list[str]:
     """Print a tool's command line, and make the folder of its log; returns script and arguments."""
     command = [str(shipped('tools') / f'{name}.py'), *(str(part) for part in arguments)]
-    print(f'$ python tools/{name}.py {" ".join(command[1:])}', flush=True)
+    print(f'$ python tools/{name}.py {shlex.join(command[1:])}', flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     return command
 

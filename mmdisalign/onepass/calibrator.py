@@ -6,6 +6,7 @@ import copy
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -349,6 +350,8 @@ class Calibrator:
             if other is not None:
                 other.remove()
         self.passing.remove()
+        with suppress(OSError):  # nothing was collected
+            self.passing.cache_dir.rmdir()
 
     def _choice(self) -> Choice:
         options = self.options

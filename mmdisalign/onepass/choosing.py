@@ -131,6 +131,7 @@ class Choice:
             learns = method_named(method).LEARNS or len(sources) == 1
             for source in sources if learns else ['train']:
                 rows.append(comparison.row(method, values, source))
+                print(f'{method}, fitted to {source}: {rows[-1].seconds:.0f} s', flush=True)
                 if rows[-1].refused is None and method != 'disalign':
                     fitted = comparison.fitted[method, source]
                     rows[-1] = _writable(rows[-1], model, {name: fitted})

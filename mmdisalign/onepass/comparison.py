@@ -184,7 +184,7 @@ def table_of(rows: Sequence[Row], metric: str) -> str:
     header = ['', 'fitted to', 'number', *keys, f'gain in {metric}, 95 %', 'seconds', 'folds']
     cells = [
         [
-            row.method or 'as it was',
+            row.method or 'stage 1',
             row.fit_on if row.method else '',
             '' if row.value is None else f'{row.value:g}',
             *(f'{row.values[key]:.2f}' for key in keys),

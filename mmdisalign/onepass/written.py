@@ -106,8 +106,20 @@ class Written:
             with written_whole(self.config) as file:
                 file.write_text(self._text(cfg, changes), encoding='utf-8')
 
+    def _own_results(self, cfg: Config) -> dict[str, Any]:
+        """Where an evaluation writes: not over what that of stage 1 has written."""
+        stem, own = self.out.stem, {}
+        if cfg.get('work_dir'):
+            own['work_dir'] = _beside(cfg.work_dir, stem)
+        for key in ('val_evaluator', 'test_evaluator'):
+            given = self.changed.get(key, cfg.get(key))
+            if isinstance(given, Mapping) and given.get('result_file'):
+                own[f'{key}.result_file'] = _beside(given['result_file'], stem)
+        return own
+
     def _text(self, cfg: Config, changes: Mapping[str, Any]) -> str:
         """A config that inherits the user's; of one with ``read_base``, a whole one."""
+        changes = {**self._own_results(cfg), **changes}
         if is_new_style(self.base):
             own = Config(named(dict(cfg.items())))
             own.merge_from_dict(changes)
@@ -116,9 +128,15 @@ class Written:
         own.merge_from_dict(parse_options(self.options))
         own.merge_from_dict(changes)
         for key, value in self.changed.items():
-            own[key] = {'_delete_': True, **value} if isinstance(value, Mapping) else value
+            merged = {'_delete_': True, **value, **own.get(key, {})}
+            own[key] = merged if isinstance(value, Mapping) else value
         base = str(self.base.resolve())
         return f'# Written by tools/calibrate.py.\n_base_ = {base!r}\n{own.pretty_text}'
+
+
+def _beside(path: str, stem: str) -> str:
+    """The path of a file or folder with more in its name."""
+    return str(Path(path).with_name(f'{Path(path).stem}_{stem}{Path(path).suffix}'))
 
 
 def resolved(checkpoint: Union[str, Path, None]) -> Optional[str]:
