@@ -213,17 +213,17 @@ def test_missing_checkpoint_is_named_before_anything_is_built(repo, project, tra
 
 
 def test_processes_of_slurm_and_mpi_find_who_they_are(monkeypatch) -> None:
-    from mmdisalign.engine import launch
+    from mmdisalign import processes
 
     scontrol = subprocess.CompletedProcess([], 0, stdout='node7\nnode8\n')
-    monkeypatch.setattr(launch.subprocess, 'run', lambda *args, **kwargs: scontrol)
+    monkeypatch.setattr(processes.subprocess, 'run', lambda *args, **kwargs: scontrol)
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
         monkeypatch.setenv(name, '')
         monkeypatch.delenv(name)
     slurm = dict(PROCID='5', NTASKS='8', LOCALID='1', NODELIST='node[7-8]')
     for name, value in slurm.items():
         monkeypatch.setenv(f'SLURM_{name}', value)
-    launch._export_ranks('slurm')
+    processes._export_ranks('slurm')
     names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
     assert [os.environ[name] for name in names] == ['5', '8', '1', 'node7', '29500']
 
