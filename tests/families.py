@@ -160,6 +160,13 @@ OPTIONS = {'head of its own': dict(calibrated_layers=['bbox_head.scores'])}
 
 
 @cache
+def filled(model: nn.Module) -> nn.Module:
+    """The model, with numbers where one that is not initialised has what was in memory, or NaN."""
+    if hasattr(model, 'level_embed'):  # DINO's
+        nn.init.normal_(model.level_embed)
+    return model
+
+
 def stage1(family: str) -> ConfigDict:
     """The model of stage 1; a copy of it is to be built, which changes it."""
     return FAMILIES[family][1]()
@@ -263,7 +270,7 @@ def config(family: str, folder: Path, name: str, **options: Any) -> Config:
 def built(model: Any, library: str) -> nn.Module:
     init_default_scope(library)
     import_module(f'mmdisalign.{PLUGINS[library]}')
-    return MODELS.build(copy.deepcopy(model))
+    return filled(MODELS.build(copy.deepcopy(model)))
 
 
 def same_numbers(*size: Any, **options: Any) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import PRIOR, SIZE, C, Noise, small, stage1
+from families import PRIOR, SIZE, C, Noise, filled, small, stage1
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
@@ -46,9 +46,7 @@ def built(cfg: ConfigDict) -> nn.Module:
     if 'num_queries' in cfg:
         cfg.test_cfg.max_per_img = cfg.num_queries
     model = MODELS.build(ConfigDict(cfg, type=calibrated_model(cfg), class_prior=PRIOR))
-    if hasattr(model, 'level_embed'):  # else what is in memory, NaN at times
-        nn.init.normal_(model.level_embed)
-    return model.eval()
+    return filled(model).eval()
 
 
 def image() -> dict[str, Any]:
