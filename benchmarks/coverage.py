@@ -630,7 +630,7 @@ def pooled(found: list) -> tuple[dict, dict]:
             **{
                 key: np.concatenate([part[key] for part in each])
                 for key, value in each[0].items()
-                if value is not None
+                if isinstance(value, np.ndarray)
             }
         )
         for name, each in parts.items()
