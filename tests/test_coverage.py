@@ -34,6 +34,11 @@ def test_the_lines_of_the_docs_calibrate_a_stock_detector(examine, family: str) 
     examine(LIGHT[family]).lines()
 
 
+@pytest.mark.parametrize('family', ['RoIs', 'levels'])
+def test_one_pass_calibrates_a_stock_detector(examine, family: str) -> None:
+    examine(LIGHT[family]).one_pass()
+
+
 @pytest.mark.parametrize('name', REFUSED)
 def test_what_cannot_be_calibrated_is_refused_in_a_sentence(examine, name: str) -> None:
     examination = examine(name)
