@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Union
 
 from mmdisalign import cli
-from mmdisalign.defaults import FIT_ON, IMAGES_PER_CLASS, PASSES, written_beside
+from mmdisalign.defaults import FIT_ON, IMAGES_PER_CLASS, PASSES, check_asked
 
 UNITS = {'KB': 1e3, 'MB': 1e6, 'GB': 1e9, 'TB': 1e12}
 
@@ -92,29 +92,21 @@ def parse_args() -> argparse.Namespace:
     cli.add_config_options(parser)
     cli.add_launcher(parser)
     args = parser.parse_args()
-    if args.out.suffix != '.pth':
-        parser.error(f'--out is a checkpoint, *.pth, got {args.out}')
-    if args.exp_scale is not None and args.method != 'disalign':
-        parser.error(f'--exp-scale is of disalign; of {args.method}, name --value')
-    if args.value is not None and args.method == 'best':
-        parser.error('--method best chooses the numbers: leave --value out')
-    if args.exp_scale == 'auto':
+    if args.exp_scale == 'auto' and args.method == 'disalign':
         if args.choose == 'val':
             parser.error('--exp-scale auto is --choose train: leave one of them out')
         args.choose, args.exp_scale = 'train', None
-    if args.value is not None and args.method == 'disalign':
-        if args.exp_scale is not None:
-            parser.error('--value is --exp-scale for disalign: give one of them')
-        args.exp_scale = args.value
-    if args.passes is None:
-        args.passes = 1 if args.images_per_class == 'all' else PASSES
-    if args.passes < 1:
-        parser.error(f'--passes is at least 1, got {args.passes}')
-    written = written_beside(args.out)
-    given = {Path(path) for path in (args.config, args.checkpoint, args.prior) if path}
-    for path in given:
-        if path.resolve() in {own.resolve() for own in written}:
-            parser.error(f'--out {args.out} would overwrite {path}: name another')
+    try:
+        check_asked(
+            out=args.out,
+            given=(args.config, args.checkpoint, args.prior),
+            method=args.method,
+            value=args.value,
+            exp_scale=args.exp_scale,
+            passes=args.passes,
+        )
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 

@@ -13,7 +13,7 @@ from mmengine.runner import load_checkpoint
 from torch.utils.data import DataLoader
 
 from ..calibration import PriorLike, ZeroCount
-from ..defaults import PASSES, written_beside
+from ..defaults import PASSES, check_asked
 from ..engine import read_config
 from ..engine.configs import model_config
 from .comparison import Row
@@ -78,7 +78,14 @@ class Options:
     fold: bool = False
 
     def __post_init__(self) -> None:
-        self._check()
+        check_asked(
+            out=Path(self.out),
+            given=(self.config, self.checkpoint, self.prior),
+            method=self.method,
+            value=self.value,
+            exp_scale=self.exp_scale,
+            passes=self.passes,
+        )
         changed = {'out': Path(self.out), 'cache_dir': self.cache_dir and Path(self.cache_dir)}
         if self.passes is None:
             changed['passes'] = 1 if self.images_per_class == 'all' else PASSES
@@ -86,26 +93,6 @@ class Options:
             changed['exp_scale'] = self.value
         for name, value in changed.items():
             object.__setattr__(self, name, value)
-
-    def _check(self) -> None:
-        """Raise ValueError if options do not go together."""
-        if Path(self.out).suffix != '.pth':
-            raise ValueError(f'out is a checkpoint, *.pth, got {self.out}')
-        if self.passes is not None and self.passes < 1:
-            raise ValueError(f'passes is at least 1, got {self.passes}')
-        if self.exp_scale is not None and self.method != 'disalign':
-            raise ValueError(f'exp_scale is of disalign; of {self.method}, name value')
-        if self.value is not None and self.method == 'best':
-            raise ValueError('method best chooses the numbers: leave value out')
-        if None not in (self.value, self.exp_scale) and self.value != self.exp_scale:
-            raise ValueError('value is exp_scale for disalign: give one of them')
-        given = {Path(own) for own in (self.config, self.checkpoint) if own}
-        if isinstance(self.prior, (str, Path)):
-            given.add(Path(self.prior))
-        written = {own.resolve() for own in written_beside(Path(self.out))}
-        for path in given:
-            if path.resolve() in written:
-                raise ValueError(f'out {self.out} would overwrite {path}: name another')
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from ..calibration import ClassPrior
-from ..defaults import methods_of, prior_of
+from ..defaults import methods_of, prior_of, written_beside
 from ..engine import is_new_style
 from ..engine.checkpoint import checkpoint_of
 from ..engine.configs import named, parse_options
@@ -61,7 +61,7 @@ class Written:
             f'{self.prior.name} and, if validation images choose, {self.methods.name} and '
             f'{self.page.name}.'
         )
-        for path in (self.out, self.config, self.prior, self.methods, self.page):
+        for path in written_beside(self.out):
             check_file(path)
 
     def check_config(self, cfg: Config, changes: Mapping[str, Any]) -> None:
