@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,16 @@ def iter_datasets(dataset: Any) -> Iterator[Mapping[str, Any]]:
     """The data sets below wrappers such as RepeatDataset and ConcatDataset."""
     if not isinstance(dataset, Mapping):
         return
-    inner = dataset.get('datasets', [dataset['dataset']] if 'dataset' in dataset else [])
+    inner = inner_datasets(dataset)
     if not inner:
         yield dataset
     for child in inner:
         yield from iter_datasets(child)
+
+
+def inner_datasets(dataset: Mapping[str, Any]) -> Sequence[Any]:
+    """What a wrapper wraps; of a data set, nothing."""
+    return dataset.get('datasets', [dataset['dataset']] if 'dataset' in dataset else [])
 
 
 def only_dataset(dataset: Any) -> Mapping[str, Any]:

@@ -155,8 +155,8 @@ class Calibrator:
         needs = needs_choice(options.method, options.value)
         if options.fit_on not in FIT_ON:
             raise ValueError(f"fit_on is one of {', '.join(FIT_ON)}, got '{options.fit_on}'")
-        learns = options.method == BEST or method_named(options.method).LEARNS
-        if options.fit_on != 'train' and not learns:
+        self.learns = options.method == BEST or method_named(options.method).LEARNS
+        if options.fit_on != 'train' and not self.learns:
             raise ValueError(f'{options.method} is fitted to nothing: leave --fit-on out')
         if options.fit_on != 'train' and options.choose == 'train':
             raise ValueError(
@@ -217,9 +217,8 @@ class Calibrator:
         if self._chooses():
             check_choosable(collector.losses)
         validation = self._able(validation, kind, model)
-        learns = options.method == BEST or method_named(options.method).LEARNS
         seeded = SeededDataset(dataset, options.seed)
-        if learns:
+        if self.learns:
             choice = self._images(dataset)
             found = self.passing.collect(collector, seeded, choice, len(self.prior))
             training = Collected(*found)
@@ -232,7 +231,7 @@ class Calibrator:
         model.to(fit_device())
         decay = released_weight_decay(config_path(f'_base_/disalign_{FRAGMENTS[self.plugin]}.py'))
         make = partial(OnePass, collector, zero_count=self.zero_count, weight_decay=decay)
-        one_passes = one_passes_of(make, options.fit_on, training, others, self.prior, learns)
+        one_passes = one_passes_of(make, options.fit_on, training, others, self.prior, self.learns)
         if judge is None:
             chosen = self._unjudged(one_passes['train'], model)
         else:

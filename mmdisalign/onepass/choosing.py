@@ -130,11 +130,9 @@ class Choice:
             # What learns nothing is the same, whatever it is fitted to.
             learns = method_named(method).LEARNS or len(sources) == 1
             for source in sources if learns else ['train']:
-                rows.append(comparison.row(method, values, source))
-                print(f'{method}, fitted to {source}: {rows[-1].seconds:.0f} s', flush=True)
-                if rows[-1].refused is None and method != 'disalign':
-                    fitted = comparison.fitted[method, source]
-                    rows[-1] = _writable(rows[-1], model, {name: fitted})
+                row = comparison.row(method, values, source)
+                print(f'{method}, fitted to {source}: {row.seconds:.0f} s', flush=True)
+                rows.append(_writable(row, model, name, comparison))
         usable = [row for row in rows[1:] if row.refused is None]
         usable = [row for row in usable if row.folds or not self.folding]
         if not usable:
@@ -171,10 +169,19 @@ class Choice:
                 file.write_text(text, encoding='utf-8')
 
 
-def _writable(row: Row, model: nn.Module, scores: Mapping[str, nn.Module]) -> Row:
-    """The row, refused if its scores cannot be put into the weights of the model."""
+def _writable(row: Row, model: nn.Module, name: str, comparison: Comparison) -> Row:
+    """The row, refused if its scores cannot be put into the weights of the model.
+
+    Args:
+        row: DisAlign's needs none of that.
+        model: With an untouched calibration.
+        name: Of it.
+        comparison: That the row is of.
+    """
+    if row.refused is not None or row.method == 'disalign':
+        return row
     try:
-        folded_state(model, scores)
+        folded_state(model, {name: comparison.fitted[row.method, row.fit_on]})
     except ValueError as error:
         return Row(row.method, row.fit_on, refused=f'{row.method} cannot be written: {error}')
     return row

@@ -16,6 +16,7 @@ from .. import processes
 from ..calibration import ClassPrior
 from ..counting.counting import leaves_of, listed
 from ..engine import iter_datasets, type_name
+from ..engine.data_check import inner_datasets
 from .collect import Collector, SeededDataset
 from .fitting import Samples
 from .image_choice import image_numbers
@@ -132,7 +133,7 @@ def _as_in_training(cfg: Config) -> Config:
 
 def _wrappers(dataset: Mapping) -> list[str]:
     """Names of the types above the data sets of a config."""
-    inner = dataset.get('datasets', [dataset['dataset']] if 'dataset' in dataset else [])
+    inner = inner_datasets(dataset)
     own = [type_name(dataset.get('type'))] if inner else []
     return own + [name for part in inner for name in _wrappers(part)]
 
