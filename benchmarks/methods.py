@@ -16,6 +16,7 @@ import cifar10_lt
 from stage2 import BENCH, REPO
 
 from mmdisalign.analysis import markdown_table
+from mmdisalign.analysis.methods import name_of
 from mmdisalign.commands.launch import measure_tool
 from mmdisalign.defaults import methods_of
 
@@ -86,8 +87,7 @@ def _chosen(contents: Sequence[Row]) -> str:
             key=lambda row: row['chosen_by'],
         )
         gain = '' if best['gains'] is None else ' {:+.2f} to {:+.2f}'.format(*best['gains'][metric])
-        source = '' if best['fit_on'] == 'train' else f' ({best["fit_on"]})'
-        found.append(f'{best["method"]}{source}{gain}')
+        found.append(f'{name_of(best)}{gain}')
     return f'chosen by {metric}: {", ".join(found)}'
 
 
@@ -101,14 +101,13 @@ def _table(contents: Sequence[Row]) -> str:
     for own in zip(*(content['methods'][1:] for content in contents)):
         if any(row['refused'] for row in own):
             continue
-        name = own[0]['method'] + ('' if own[0]['fit_on'] == 'train' else f' ({own[0]["fit_on"]})')
         numbers = [f'{row["value"]:g}' for row in own if row['value'] is not None]
         cells = []
         for key in keys:
             gains = [row['values'][key] - old[key] for row, old in zip(own, before)]
             mean = statistics.mean(row['values'][key] for row in own)
             cells.append(f'{mean:.2f} ({min(gains):+.2f} to {max(gains):+.2f})')
-        rows.append([name, ', '.join(numbers), *cells])
+        rows.append([name_of(own[0]), ', '.join(numbers), *cells])
     return markdown_table(['', 'number', *keys], rows)
 
 
