@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from project import environment, kill_after_first_checkpoint, run
 
 from mmdisalign.data.scenes import SceneSpec, write_ade20k
+from mmdisalign.engine import launch
 
 MAX_ITERS = 30
 STAGE_1 = """
@@ -131,6 +133,18 @@ def test_resuming_after_kill_9_ends_with_the_parameters_of_an_unbroken_run(
     assert 'resumed epoch' in output
     # Same data, same order of operations: not a rounding error of difference.
     assert_same_calibration(project, trained, 'killed', rtol=0)
+
+
+def test_a_kill_while_the_name_of_a_checkpoint_was_written_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / 'last_checkpoint').touch()
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='stage1.pth'))
+    launch.resume(cfg, 'auto')
+    assert cfg.load_from == 'stage1.pth'
+    for number in (12, 4):
+        (tmp_path / f'iter_{number}.pth').touch()
+        os.utime(tmp_path / f'iter_{number}.pth', (number, number))
+    launch.resume(cfg, 'auto')
+    assert cfg.resume and cfg.load_from == str(tmp_path / 'iter_12.pth')
 
 
 def test_resume_starts_from_stage_1_where_there_is_nothing_to_resume(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ def resume(cfg: Config, checkpoint: str) -> None:
     """
     if checkpoint == 'auto':
         checkpoint = find_latest_checkpoint(cfg.work_dir)
+        if checkpoint == '':  # a kill while its name was written: it was saved before
+            saved = (Path(cfg.work_dir).glob(f'{unit}_*.pth') for unit in ('iter', 'epoch'))
+            checkpoint = max(map(str, chain(*saved)), key=os.path.getmtime, default=None)
         if checkpoint is None:
             print_log(f'Nothing to resume in {cfg.work_dir}: training starts.', 'current')
             return
