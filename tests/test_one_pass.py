@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from mmdisalign.calibration import AdaptiveCalibration, ClassPrior, generalized_reweight
+from mmdisalign.calibration import (
+    AdaptiveCalibration,
+    AffineScores,
+    ClassPrior,
+    LinearScores,
+    generalized_reweight,
+)
 from mmdisalign.losses import weighted_cross_entropy
 from mmdisalign.onepass import sample_cache
 from mmdisalign.onepass.collect import SeededDataset, checked_logits, collect, in_half
@@ -653,6 +659,28 @@ def test_the_fit_ends_where_it_does_with_any_number_of_threads() -> None:
         calibrated.append(found)
     torch.set_num_threads(threads)
     torch.testing.assert_close(*calibrated, rtol=0, atol=1e-3)
+
+
+def test_what_is_affine_needs_interpolated_samples_alone() -> None:
+    generator = np.random.default_rng(0)
+    number, positions, classes, channels = 9000, 4, 3, 5
+    taps = generator.dirichlet(np.ones(positions), number).astype(np.float32)
+    features = generator.normal(size=(number, positions, channels)).astype(np.float16)
+    logits = generator.normal(size=(number, positions, classes + 1)).astype(np.float16)
+    rows, label = np.arange(number)[::-1].copy(), np.zeros(number, np.int64)
+    samples = Samples(features, logits, taps, label, np.ones(number), label, rows)
+    affine, linear = AffineScores(classes), LinearScores(classes, channels)
+    for scores in (affine, linear):
+        for parameter in scores.parameters():
+            parameter.data.normal_()
+        made = []
+        for own in (samples, samples.of(scores)):
+            chunks = own.chunks(np.arange(number))
+            parts = [calibrated_scores(scores, c.features, c.logits, c.taps) for c in chunks]
+            made.append(torch.cat(parts))
+        torch.testing.assert_close(*made, rtol=1e-4, atol=1e-5)  # float32, summed otherwise
+    assert samples.of(affine).features.shape == (number, 1, channels)
+    assert samples.of(AdaptiveCalibration(classes, channels)) is samples
 
 
 def test_the_background_passes_and_is_no_class() -> None:

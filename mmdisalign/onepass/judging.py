@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..analysis import partition
-from ..calibration import ClassPrior
+from ..calibration import AffineScores, ClassPrior
 from .fitting import Samples, calibrated_scores
 
 ROUNDS = 1000  # of the bootstrap
@@ -86,8 +86,9 @@ class SampleJudge:
 
     def _decide(self, scores: Optional[nn.Module], chosen: np.ndarray) -> np.ndarray:
         predicted = [np.zeros(0, np.int64)]
-        for chunk in self.samples.chunks(chosen):
-            own = (scores or _Same(chunk.logits.shape[2])).to(chunk.logits.device)
+        scores = scores or AffineScores(self.samples.logits.shape[2])
+        for chunk in self.samples.of(scores).chunks(chosen):
+            own = scores.to(chunk.logits.device)
             made = calibrated_scores(own, chunk.features, chunk.logits, chunk.taps)
             predicted.append(made.argmax(dim=1).cpu().numpy())
         return np.concatenate(predicted)
@@ -215,15 +216,3 @@ def intervals_of_difference(
     return {
         key: tuple(np.nanpercentile(own - before[key], [2.5, 97.5])) for key, own in after.items()
     }
-
-
-class _Same(nn.Module):
-    """The scores as they are."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-
-    def forward(self, logits: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """The logits."""
-        return logits

@@ -151,7 +151,7 @@ class Problem:
         own = element_losses is None
         found = fit_calibration(
             scores,
-            self.samples,
+            self.samples.of(scores),
             self.chosen,
             class_weight,
             total,
