@@ -11,7 +11,12 @@ from .layer import (
     hold_calibration,
     makes_new,
 )
-from .posthoc import logit_adjustment, normalized_calibration, tau_normalized
+from .posthoc import (
+    inverse_frequency,
+    logit_adjustment,
+    normalized_calibration,
+    tau_normalized,
+)
 from .prior import ClassPrior, PriorLike
 from .released import convert_released_keys
 from .reweight import ZeroCount, filled_counts, generalized_reweight
@@ -40,6 +45,7 @@ __all__ = [
     'filled_counts',
     'generalized_reweight',
     'hold_calibration',
+    'inverse_frequency',
     'logit_adjustment',
     'makes_new',
     'mean_overlap',

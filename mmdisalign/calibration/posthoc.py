@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import Optional
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from .prior import ClassPrior, PriorLike
+from .reweight import ZeroCount, filled_counts
 
 
 def tau_normalized(weight: Tensor, tau: float) -> Tensor:
@@ -61,6 +66,68 @@ def normalized_calibration(prior: PriorLike, gamma: float) -> Tensor:
         Shape (C,), float32.
     """
     return -gamma * _log(ClassPrior.build(prior).counts)
+
+
+# f(n / N) by the names that the released tables have for it.
+INVERSE_FREQUENCY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    'raw': lambda share: -np.log(share),
+    'base2': lambda share: -np.log2(share),
+    'base10': lambda share: -np.log10(share),
+    'rel': lambda share: np.log1p(-share) - np.log(share),
+    'normit': lambda share: -_normal_quantile(share),
+    'gombit': lambda share: -np.log(-np.log1p(-share)),
+}
+SMOOTH = 'smooth'
+
+
+def inverse_frequency(
+    prior: PriorLike,
+    variant: str = 'raw',
+    *,
+    number: Optional[float] = None,
+    zero_count: ZeroCount = None,
+) -> Tensor:
+    r"""What to multiply class scores by, so that those of rare classes are heard.
+
+    .. math:: \tilde z_c = f(n_c / N)\, z_c
+
+    f is :math:`-\log` (``'raw'``), or to the base 2 or 10; minus the log-odds (``'rel'``), the
+    quantile of the normal (``'normit'``) or of the Gumbel distribution (``'gombit'``), which are
+    negative where a class is in most samples; or :math:`1 + \log \frac{N + 1}{n + 1}`
+    (``'smooth'``). Source: Alexandridis et al., "Inverse Image Frequency for Long-Tailed Image
+    Recognition", IEEE TIP 2023, section III, and the released tables.
+
+    Args:
+        prior: n, in images or instances: anything that ``ClassPrior.build`` takes.
+        variant: Name of f.
+        number: N, in the same unit. Default: None, the sum of the counts.
+        zero_count: How to treat classes that the prior never saw, not ``'ignore'``. Default: None,
+            an error.
+
+    Returns:
+        Shape (C,), float64.
+
+    Raises:
+        ValueError: If there is no such variant, or a class is in more samples than there are.
+    """
+    prior = ClassPrior.build(prior)
+    if variant not in (*INVERSE_FREQUENCY, SMOOTH):
+        names = ', '.join((*INVERSE_FREQUENCY, SMOOTH))
+        raise ValueError(f'variant must be one of {names}, got {variant!r}')
+    if zero_count == 'ignore':
+        raise ValueError("zero_count='ignore' gives no factor: 'min', or a number")
+    counts = filled_counts(prior, zero_count)
+    total = counts.sum() if number is None else number
+    if counts.max() >= total:
+        name = prior.name_of(int(counts.argmax()))
+        raise ValueError(f'{name} is in {counts.max():g} of {total:g} samples: give their number')
+    if variant == SMOOTH:
+        return torch.from_numpy(1 + np.log((total + 1) / (counts + 1)))
+    return torch.from_numpy(INVERSE_FREQUENCY[variant](counts / total))
+
+
+def _normal_quantile(share: np.ndarray) -> np.ndarray:
+    return np.array([NormalDist().inv_cdf(float(own)) for own in share])
 
 
 def _log(values: np.ndarray) -> Tensor:

@@ -14,7 +14,22 @@ from .detectors import (
     calibrated_detector,
     calibrated_model,
 )
-from .losses import BalancedSigmoidLoss, BalancedSoftmaxLoss, GRWCrossEntropyLoss
+from .losses import (
+    BalancedSigmoidLoss,
+    BalancedSoftmaxLoss,
+    DropLoss,
+    EQLLoss,
+    EQLv2Loss,
+    EQLv2PCBLoss,
+    EqualizedFocalLoss,
+    GradLibraLoss,
+    GRWCrossEntropyLoss,
+    GumbelLoss,
+    IIFLoss,
+    PCBLoss,
+    SeesawPCBLoss,
+    SoftmaxEQLLoss,
+)
 from .metrics import LongTailLVISMetric
 from .panoptic_metric import LongTailPanopticMetric
 from .prepare import prepare
@@ -27,9 +42,20 @@ __all__ = [
     'CalibratedDetectorMixin',
     'CalibratedTwoStageDetector',
     'CosineLinear',
+    'DropLoss',
+    'EQLLoss',
+    'EQLv2Loss',
+    'EQLv2PCBLoss',
+    'EqualizedFocalLoss',
     'GRWCrossEntropyLoss',
+    'GradLibraLoss',
+    'GumbelLoss',
+    'IIFLoss',
     'LongTailLVISMetric',
     'LongTailPanopticMetric',
+    'PCBLoss',
+    'SeesawPCBLoss',
+    'SoftmaxEQLLoss',
     'calibrated',
     'calibrated_classifier',
     'calibrated_detector',

@@ -35,7 +35,7 @@ from ..engine import (
     unknown_arguments,
 )
 from ..losses import reweight_loss
-from ..losses.grw_cross_entropy import checked_normalizer
+from ..losses.cross_entropy import checked_normalizer
 from .layers import ScoringHead, calibrate_head, on_sigmoids, scoring_heads
 from .losses import GRWCrossEntropyLoss
 from .roi_heads import BRANCHES, ClassificationLossMixin, calibrated_roi_head

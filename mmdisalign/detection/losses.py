@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any, Optional, Union
 
 import torch
-from mmdet.models.losses import accuracy
+from mmdet.models.losses import SeesawLoss, accuracy
+from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
+from mmengine.logging import MessageHub
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from .. import losses
 from ..calibration import PriorLike
+from .initial_bias import InitialBiasMixin
 
 # No label of a detector means 'ignore': label_weights do, and 255 may be a class.
 BBOX_HEAD = {'ignore_index': -100, 'loss_name': 'loss_cls'}
@@ -63,8 +67,48 @@ class BalancedSoftmaxLoss(losses.BalancedSoftmaxLoss):
         super().__init__(class_prior, background_count=background_count, **{**BBOX_HEAD, **kwargs})
 
 
+class OwnScoresMixin(InitialBiasMixin):
+    """What mmdet's bbox heads ask of a loss that is not on a softmax of C + 1 scores.
+
+    Mixed in before a loss that has ``num_classes``, ``num_scores``, ``probabilities`` and
+    ``initial_bias``.
+    """
+
+    custom_cls_channels = custom_activation = custom_accuracy = True
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """Number of scores of a head with so many classes; ValueError if the loss has others."""
+        if num_classes != self.num_classes:
+            raise ValueError(
+                f'the head has {num_classes} classes, but {type(self).__name__} '
+                f'{self.num_classes}: give it the same num_classes, or the class_prior of its data'
+            )
+        return self.num_scores
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Probabilities (N, C + 1) of scores: mmdet drops the last, the background's."""
+        return self.probabilities(cls_score)
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Optional[Tensor]]:
+        """Accuracy, in per cent, over the proposals of an object."""
+        objects = (labels >= 0) & (labels < self.num_classes)
+        found = self.probabilities(cls_score)[objects, : self.num_classes]
+        return {'acc_classes': accuracy(found, labels[objects])}
+
+
+class SigmoidMixin(OwnScoresMixin):
+    """A loss of C scores on sigmoids, for dense heads, too, which ask for ``use_sigmoid=True``."""
+
+    use_sigmoid = True
+
+    def __init__(self, *args: Any, use_sigmoid: bool = True, **kwargs: Any) -> None:
+        if not use_sigmoid:
+            raise ValueError(f'{type(self).__name__} is on sigmoids: set use_sigmoid=True')
+        super().__init__(*args, **kwargs)
+
+
 @MODELS.register_module()
-class BalancedSigmoidLoss(losses.BalancedSigmoidLoss):
+class BalancedSigmoidLoss(OwnScoresMixin, losses.BalancedSigmoidLoss):
     """:class:`mmdisalign.losses.BalancedSigmoidLoss` for a bbox head, which gets C scores.
 
     Args:
@@ -72,21 +116,145 @@ class BalancedSigmoidLoss(losses.BalancedSigmoidLoss):
         kwargs: Other arguments of the base class.
     """
 
-    # What mmdet's bbox heads ask of a loss that is not on a softmax.
-    custom_cls_channels = custom_activation = custom_accuracy = True
+    initial_bias = None
 
     def __init__(self, class_prior: PriorLike, **kwargs: Any) -> None:
         super().__init__(class_prior, **{**BBOX_HEAD, **kwargs})
 
-    def get_cls_channels(self, num_classes: int) -> int:
-        """Number of scores: those of the classes, the background has none."""
-        return num_classes
 
-    def get_activation(self, cls_score: Tensor) -> Tensor:
-        """Probabilities (N, C + 1) of scores (N, C): mmdet drops the last, the background's."""
-        return torch.cat([cls_score.sigmoid(), cls_score.new_zeros(len(cls_score), 1)], dim=1)
+@MODELS.register_module()
+class EQLLoss(SigmoidMixin, losses.EQLLoss):
+    """:class:`mmdisalign.losses.EQLLoss`."""
 
-    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Optional[Tensor]]:
-        """Accuracy, in per cent, over the proposals of an object."""
-        foreground = labels < self.num_classes
-        return {'acc_classes': accuracy(cls_score[foreground], labels[foreground])}
+
+@MODELS.register_module()
+class DropLoss(SigmoidMixin, losses.DropLoss):
+    """:class:`mmdisalign.losses.DropLoss`."""
+
+
+@MODELS.register_module()
+class EqualizedFocalLoss(SigmoidMixin, losses.EqualizedFocalLoss):
+    """:class:`mmdisalign.losses.EqualizedFocalLoss`."""
+
+
+@MODELS.register_module()
+class GradLibraLoss(SigmoidMixin, losses.GradLibraLoss):
+    """:class:`mmdisalign.losses.GradLibraLoss`."""
+
+
+@MODELS.register_module()
+class EQLv2Loss(OwnScoresMixin, losses.EQLv2Loss):
+    """:class:`mmdisalign.losses.EQLv2Loss`, for bbox heads."""
+
+
+@MODELS.register_module()
+class GumbelLoss(OwnScoresMixin, losses.GumbelLoss):
+    """:class:`mmdisalign.losses.GumbelLoss`, for bbox heads."""
+
+
+@MODELS.register_module()
+class SoftmaxEQLLoss(losses.SoftmaxEQLLoss):
+    """:class:`mmdisalign.losses.SoftmaxEQLLoss` over foreground and background.
+
+    Args:
+        class_prior: Image counts of the foreground classes.
+        kwargs: Other arguments of the base class.
+    """
+
+    def __init__(self, class_prior: PriorLike, *args: Any, **kwargs: Any) -> None:
+        super().__init__(class_prior, *args, **{'background': True, **BBOX_HEAD, **kwargs})
+
+
+@MODELS.register_module()
+class IIFLoss(OwnScoresMixin, losses.IIFLoss):
+    """:class:`mmdisalign.losses.IIFLoss` over foreground and background.
+
+    Args:
+        class_prior: Counts of the foreground classes.
+        kwargs: Other arguments of the base class.
+    """
+
+    initial_bias = None
+
+    def __init__(self, class_prior: PriorLike, *args: Any, **kwargs: Any) -> None:
+        super().__init__(class_prior, *args, **{'background': True, **BBOX_HEAD, **kwargs})
+
+
+class BalancedByEpochMixin:
+    """A loss with a ``balance``, which is told how far training is.
+
+    Args:
+        by_epoch: Whether the balance begins with an epoch; else with an iteration. Default: True.
+        kwargs: Of the loss.
+    """
+
+    def __init__(self, *args: Any, by_epoch: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._counted = 'epoch' if by_epoch else 'iter'
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss; arguments as of mmdet's."""
+        self.balance.progress = MessageHub.get_current_instance().get_info(self._counted, 0)
+        return super().forward(*args, **kwargs)
+
+
+@MODELS.register_module()
+class PCBLoss(BalancedByEpochMixin, losses.PCBLoss):
+    """:class:`mmdisalign.losses.PCBLoss`."""
+
+
+@MODELS.register_module()
+class EQLv2PCBLoss(BalancedByEpochMixin, OwnScoresMixin, losses.EQLv2PCBLoss):
+    """:class:`mmdisalign.losses.EQLv2PCBLoss`, for bbox heads."""
+
+
+class _SoftSeesaw(SeesawLoss):
+    """Seesaw loss, with soft targets for a share of it."""
+
+    def __init__(
+        self, num_classes: int, alpha: float = 0.05, *, balance: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(num_classes=num_classes, **kwargs)
+        self.balance = losses.PairwiseBalance(num_classes, alpha, **(balance or {}))
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        label_weights: Optional[Tensor] = None,
+        avg_factor: Optional[float] = None,
+        reduction_override: Optional[str] = None,
+    ) -> dict[str, Tensor]:
+        """Losses of objectness, of classes and of soft classes; arguments as of mmdet's."""
+        scores = cls_score.to(torch.promote_types(cls_score.dtype, torch.float32))
+        found = super().forward(scores, labels, label_weights, avg_factor, reduction_override)
+        weight = torch.ones_like(scores[:, 0]) if label_weights is None else label_weights
+        rows = (labels < self.num_classes) & (weight > 0)
+        scores, labels, weight = scores[rows, :-2], labels[rows], weight[rows]
+        objects = one_hot(labels, self.num_classes).to(scores.dtype)
+        self.balance.update(scores.detach().softmax(dim=1), objects)
+        share = self.balance.share()
+        compensated = losses.seesaw_scores(
+            scores, labels, self.cum_samples[:-1], p=self.p, q=self.q, least=self.eps
+        )
+        soft = losses.soft_cross_entropy(compensated, self.balance.targets(objects))
+        if len(soft):  # the mean of none is NaN
+            reduction = reduction_override or self.reduction
+            soft = weight_reduce_loss(soft, weight, reduction, avg_factor)
+        found['loss_pcb_classes'] = share * self.loss_weight * soft.sum()
+        found['loss_cls_classes'] = (1 - share) * found['loss_cls_classes']
+        return found
+
+
+@MODELS.register_module()
+class SeesawPCBLoss(BalancedByEpochMixin, _SoftSeesaw):
+    """mmdet's Seesaw loss with :class:`mmdisalign.losses.PairwiseBalance`.
+
+    Source: He et al., CVPR 2022. The soft targets are of the same compensated scores.
+
+    Args:
+        num_classes: Number of classes C.
+        alpha: The share of the soft targets. Default: 0.05, as released.
+        balance: Other arguments of :class:`mmdisalign.losses.PairwiseBalance`.
+        kwargs: Of mmdet's ``SeesawLoss``.
+    """

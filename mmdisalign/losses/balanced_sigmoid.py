@@ -63,6 +63,15 @@ class BalancedSigmoidLoss(PriorLoss):
         self.register_buffer('log_odds', log_odds.where(seen, torch.tensor(0.0)), persistent=False)
         self.register_buffer('seen', seen, persistent=False)
 
+    @property
+    def num_scores(self) -> int:
+        """Scores of an element: those of the classes, a background has none."""
+        return self.num_classes
+
+    def probabilities(self, pred: Tensor) -> Tensor:
+        """Probabilities (N, C + 1) of scores (N, C), the last of a background 0."""
+        return F.pad(pred.sigmoid(), (0, 1))
+
     def forward(
         self,
         pred: Tensor,

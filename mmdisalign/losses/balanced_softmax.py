@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..calibration import PriorLike, ZeroCount, filled_counts
-from .base import PriorLoss
-from .grw_cross_entropy import checked_normalizer, weighted_cross_entropy
+from .adjusted import AdjustedCrossEntropyLoss, along_classes
 
 
-class BalancedSoftmaxLoss(PriorLoss):
+class BalancedSoftmaxLoss(AdjustedCrossEntropyLoss):
     r"""Cross-entropy of scores that are shifted by the logarithm of the class counts.
 
     .. math:: -\log \frac{n_y e^{z_y}}{\sum_i n_i e^{z_i}}
@@ -32,10 +31,8 @@ class BalancedSoftmaxLoss(PriorLoss):
         zero_count: How to treat classes that the prior never saw, see
             :func:`generalized_reweight`; with ``'ignore'`` they have no part in the sum, and must
             not be labels. Default: None, an error.
-        normalizer: What the mean divides by, see :func:`weighted_cross_entropy`. Default:
-            ``'elements'``.
-        loss_name: Name in the log. Default: ``'loss_balanced_softmax'``.
-        kwargs: Arguments of :class:`PriorLoss`.
+        kwargs: Arguments of :class:`AdjustedCrossEntropyLoss`; the name is
+            ``'loss_balanced_softmax'``.
 
     Attributes:
         log_counts: The shifts, shape (C,), or (C + 1,) with background.
@@ -49,43 +46,21 @@ class BalancedSoftmaxLoss(PriorLoss):
         *,
         background_count: Union[float, str, None] = None,
         zero_count: ZeroCount = None,
-        normalizer: str = 'elements',
-        loss_name: str = 'loss_balanced_softmax',
         **kwargs: Any,
     ) -> None:
-        super().__init__(class_prior, loss_name=loss_name, **kwargs)
-        self.normalizer = checked_normalizer(normalizer)
+        super().__init__(
+            class_prior,
+            background=background_count is not None,
+            **{'loss_name': 'loss_balanced_softmax', **kwargs},
+        )
         shift = _log_counts(filled_counts(self.class_prior, zero_count), background_count)
-        # Not persistent: a checkpoint of another loss has no such key.
         self.register_buffer(
             'log_counts', torch.tensor(shift, dtype=torch.float32), persistent=False
         )
 
-    def forward(
-        self,
-        pred: Tensor,
-        label: Tensor,
-        weight: Optional[Tensor] = None,
-        avg_factor: Optional[float] = None,
-        reduction_override: Optional[str] = None,
-        ignore_index: Optional[int] = None,
-    ) -> Tensor:
-        """Compute the loss; arguments as of :func:`weighted_cross_entropy`."""
-        self._check_scores(pred, len(self.log_counts))
-        pred = pred.to(torch.promote_types(pred.dtype, torch.float32))
-        shift = self.log_counts.to(pred.dtype).view(1, -1, *(1,) * (pred.dim() - 2))
-        return self.loss_weight * weighted_cross_entropy(
-            pred + shift,
-            label,
-            torch.ones_like(self.log_counts),
-            weight=weight,
-            avg_factor=avg_factor,
-            normalizer=self.normalizer,
-            **self._call_options(reduction_override, ignore_index),
-        )
-
-    def extra_repr(self) -> str:
-        return f'{self.num_classes} classes, normalizer={self.normalizer}'
+    def adjusted(self, pred: Tensor, label: Tensor) -> Tensor:
+        """The scores, shifted."""
+        return pred + along_classes(self.log_counts, pred)
 
 
 def _log_counts(counts: np.ndarray, background_count: Union[float, str, None]) -> np.ndarray:

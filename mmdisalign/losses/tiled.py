@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .grw_cross_entropy import mean_divisor, weighted_cross_entropy
+from .cross_entropy import mean_divisor, weighted_cross_entropy
 
 BandLoss = Callable[[Tensor, Tensor], Tensor]
 

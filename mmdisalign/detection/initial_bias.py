@@ -1,0 +1,52 @@
+"""The bias that a loss wants where training begins, in the head that the loss is in."""
+
+from __future__ import annotations
+
+import logging
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from mmengine.logging import print_log
+from torch import nn
+
+from .layers import scoring_heads
+
+# Of each loss that wants a bias, the module it was put into. A head builds its loss and never tells
+# it of itself, and a reference in the loss would be a cycle of modules.
+_OWNERS: WeakKeyDictionary[nn.Module, ref[nn.Module]] = WeakKeyDictionary()
+
+
+class InitialBiasMixin:
+    """Mixed into a loss that has ``initial_bias``: a number, or None.
+
+    mmengine initialises the parts of a head after the head's own ``init_cfg``, a loss among them,
+    and before a checkpoint is loaded.
+    """
+
+    initial_bias: float | None
+
+    def init_weights(self) -> None:
+        """Set the bias of the layers whose scores the loss is of."""
+        owner = _OWNERS[self]() if self in _OWNERS else None
+        if self.initial_bias is None or owner is None:
+            return
+        name = type(owner).__name__
+        try:
+            (head,) = scoring_heads(owner)
+        except TypeError as error:
+            print_log(f'{type(self).__name__} sets no bias: {error}', 'current', logging.WARNING)
+            return
+        for path, layer in head.layers.items():
+            if layer.bias is None:
+                text = f'{name}.{path} has no bias, of which {type(self).__name__} wants a start at'
+                print_log(f'{text} {self.initial_bias:.3f}', 'current', logging.WARNING)
+            else:
+                nn.init.constant_(layer.bias, self.initial_bias)
+
+
+def _remember(owner: nn.Module, name: str, module: nn.Module | None) -> None:
+    if isinstance(module, InitialBiasMixin):
+        _OWNERS[module] = ref(owner)
+
+
+torch.nn.modules.module.register_module_module_registration_hook(_remember)

@@ -1,0 +1,88 @@
+"""Cross-entropy of scores that the class frequencies have changed."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from ..calibration import PriorLike
+from .base import PriorLoss
+from .cross_entropy import checked_normalizer, weighted_cross_entropy
+
+
+class AdjustedCrossEntropyLoss(PriorLoss):
+    """Cross-entropy of what :meth:`adjusted` makes of the scores: a subclass says what that is.
+
+    Args:
+        class_prior: Class counts of the training data: anything that ``ClassPrior.build`` takes.
+        background: Whether the last score is that of a background. Default: False.
+        class_weight: Of the loss of each label, shape (A,). Default: None, 1.
+        normalizer: What the mean divides by, see :func:`weighted_cross_entropy`. Default:
+            ``'elements'``.
+        kwargs: Arguments of :class:`PriorLoss`.
+    """
+
+    class_weight: Tensor
+
+    def __init__(
+        self,
+        class_prior: PriorLike,
+        *,
+        background: bool = False,
+        class_weight: Optional[Tensor] = None,
+        normalizer: str = 'elements',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(class_prior, **kwargs)
+        self.normalizer = checked_normalizer(normalizer)
+        if class_weight is None:
+            class_weight = torch.ones(self.num_classes + background)
+        # Not persistent, as all that a config says: a checkpoint of another loss has no such key.
+        self.register_buffer('class_weight', class_weight, persistent=False)
+
+    @property
+    def num_scores(self) -> int:
+        """A, scores of an element."""
+        return len(self.class_weight)
+
+    def adjusted(self, pred: Tensor, label: Tensor) -> Tensor:
+        """The scores (N, A, *) whose cross-entropy it is, of those of the model.
+
+        Args:
+            pred: In float32 at least.
+            label: Shape (N, *), 0 where it is ignored.
+        """
+        return pred
+
+    def forward(
+        self,
+        pred: Tensor,
+        label: Tensor,
+        weight: Optional[Tensor] = None,
+        avg_factor: Optional[float] = None,
+        reduction_override: Optional[str] = None,
+        ignore_index: Optional[int] = None,
+    ) -> Tensor:
+        """Compute the loss; arguments as of :func:`weighted_cross_entropy`."""
+        self._check_scores(pred, self.num_scores)
+        options = self._call_options(reduction_override, ignore_index)
+        pred = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        return self.loss_weight * weighted_cross_entropy(
+            self.adjusted(pred, label.where(label != options['ignore_index'], 0)),
+            label,
+            self.class_weight,
+            weight=weight,
+            avg_factor=avg_factor,
+            normalizer=self.normalizer,
+            **options,
+        )
+
+    def extra_repr(self) -> str:
+        return f'{self.num_classes} classes, normalizer={self.normalizer}'
+
+
+def along_classes(values: Tensor, scores: Tensor) -> Tensor:
+    """Values (A,) in the shape and the dtype in which they meet scores (N, A, *)."""
+    return values.to(scores.dtype).view(1, -1, *(1,) * (scores.dim() - 2))

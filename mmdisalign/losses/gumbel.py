@@ -1,0 +1,37 @@
+"""Gumbel optimized loss: binary cross-entropy of Gumbel probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .binary import BinaryClassLoss
+
+MOST = 20.0
+
+
+class GumbelLoss(BinaryClassLoss):
+    """Binary cross-entropy of Gumbel probabilities of the classes and of the background.
+
+    Source: Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss",
+    ECCV 2022; its forms with the weights of EQL or DropLoss, which it was released with, are theirs
+    with ``link='gumbel'``. The whole loss is at most 20, and then has no gradient, as released.
+    Without ``avg_factor``, the mean is over all scores.
+
+    Args:
+        num_classes: Number of classes C.
+        initial_probability: Default: 6.18e-4, of a bias of -2.
+        kwargs: Of :class:`BinaryClassLoss`.
+    """
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        kwargs = {'initial_probability': 6.17979e-4, **kwargs}
+        super().__init__(num_classes, link='gumbel', background=True, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the loss; arguments as of :class:`BinaryClassLoss`."""
+        return super().forward(*args, **kwargs).clamp(max=MOST * self.loss_weight)
+
+    def _count(self, elements: int) -> int:
+        return elements * self.num_scores
