@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cifar10_lt
+import detection_losses
 import families
 import gpu
 import inference
@@ -73,6 +74,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], str]] = {
     'signs': lambda args: families.signs(args.seeds),
     'signs_retinanet': lambda args: families.signs_retinanet(args.seeds),
     'camvid_mask2former': camvid_mask2former,
+    'detection_losses': lambda args: detection_losses.run(args.seeds),
     'lvis_eval': lambda args: lvis_eval.run(),
     'gpu': lambda args: gpu_tables(),
 }
