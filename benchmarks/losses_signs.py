@@ -1,5 +1,6 @@
 # The classifier of ../shared/bench/signs_stage1.py anew, by one loss or another: 600 iterations of
-# two images train the box head, all else stays as it was. Needs that folder and this one on PYTHONPATH.
+# two images train the box head, all else stays as it was. Needs that folder and this one on
+# PYTHONPATH.
 _base_ = ['../../shared/bench/signs_stage1.py']
 annotations = '{{ fileDirname }}/../../shared/data/signs/annotations/'
 custom_imports = dict(

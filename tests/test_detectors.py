@@ -542,6 +542,14 @@ REFUSED_ALIKE = {
         dict(loss_cls=dict(type='GHMC')),
         'Shared2FCBBoxHead cannot be calibrated: GHMC weighs an element by how many others',
     ),
+    'weights of its own': (
+        dict(loss_cls=dict(type='EQLv2Loss', num_classes=5)),
+        'Shared2FCBBoxHead cannot be calibrated: EQLv2Loss weighs the terms of classes itself',
+    ),
+    'Gumbel': (
+        dict(loss_cls=dict(type='GumbelLoss', num_classes=5)),
+        'Shared2FCBBoxHead cannot be calibrated: GumbelLoss weighs the terms of classes itself',
+    ),
     'a prior of other classes': (
         dict(loss_cls=dict(type='GRWCrossEntropyLoss', class_prior=[2, 1], exp_scale=0.8)),
         'the class prior of GRWCrossEntropyLoss has 2 classes, but the Shared2FCBBoxHead has num_',

@@ -49,6 +49,27 @@ SSD = dict(
 SSD_NECK = dict(
     type='SSDNeck', level_strides=(2, 2, 2), level_paddings=(1, 1, 1), in_channels=(16, 32)
 )
+
+
+def two_stage(loss: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Mask R-CNN with a loss."""
+    bbox_head = dict(num_classes=5, in_channels=16, fc_out_channels=16)
+    return (
+        'seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss_random-ms-2x_lvis-v1.py',
+        dict(
+            backbone=BACKBONE,
+            neck=FPN,
+            rpn_head=dict(in_channels=16, feat_channels=16),
+            roi_head=dict(
+                bbox_roi_extractor=dict(out_channels=16),
+                bbox_head=dict(bbox_head, loss_cls=dict(loss, _delete_=True)),
+                mask_roi_extractor=dict(out_channels=16),
+                mask_head=dict(num_classes=5, in_channels=16, conv_out_channels=8),
+            ),
+        ),
+    )
+
+
 # A stock config, and what makes it small.
 FAMILIES = {
     'SSD': (
@@ -105,22 +126,11 @@ FAMILIES = {
             bbox_head=dict(num_classes=5, in_channels=16),
         ),
     ),
-    'Seesaw': (
-        'seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss_random-ms-2x_lvis-v1.py',
-        dict(
-            backbone=BACKBONE,
-            neck=FPN,
-            rpn_head=dict(in_channels=16, feat_channels=16),
-            roi_head=dict(
-                bbox_roi_extractor=dict(out_channels=16),
-                bbox_head=dict(
-                    num_classes=5, in_channels=16, fc_out_channels=16, loss_cls=dict(num_classes=5)
-                ),
-                mask_roi_extractor=dict(out_channels=16),
-                mask_head=dict(num_classes=5, in_channels=16, conv_out_channels=8),
-            ),
-        ),
-    ),
+    'Seesaw': two_stage(dict(type='SeesawLoss', num_classes=5)),
+    'Seesaw, PCB': two_stage(dict(type='SeesawPCBLoss', num_classes=5)),
+    'IIF': two_stage(dict(type='IIFLoss', class_prior=PRIOR)),
+    'PCB': two_stage(dict(type='PCBLoss', num_classes=5)),
+    'SEQL': two_stage(dict(type='SoftmaxEQLLoss', class_prior=PRIOR, lambda_=0.1)),
     'CenterNet': (
         'centernet/centernet_r18_8xb16-crop512-140e_coco.py',
         dict(

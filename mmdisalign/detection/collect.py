@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, Union
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..onepass.image_choice import ImageChoice
 from ..onepass.sample_cache import Layout, fair_capacities
 from .collect_layers import LayerCollector
 from .detectors import CalibratedDetectorMixin
-from .losses import GRWCrossEntropyLoss
+from .losses import GRWCrossEntropyLoss, GRWIIFLoss
 from .validation import Validation
 
 __all__ = ['RoICollector', 'SampleCollector', 'Validation']
@@ -43,7 +44,7 @@ class RoICollector:
             name: Layout(1, layer.calibration.in_channels, head.num_classes + 1)
             for name, (layer, head) in self.heads.items()
         }
-        self.losses = {name: FittedLoss.of(head.loss_cls) for name, (_, head) in self.heads.items()}
+        self.losses = {name: fitted_of(head.loss_cls) for name, (_, head) in self.heads.items()}
 
     @property
     def how(self) -> str:
@@ -98,6 +99,25 @@ class RoICollector:
                 image=np.full(len(chosen), image, np.int32),
             )
             yield name, samples, {image: float(len(labels))}
+
+
+@dataclass
+class FittedIIFLoss(FittedLoss):
+    """GRW cross-entropy of scores that are multiplied by ``factors``, of shape (C + 1,)."""
+
+    factors: Tensor
+
+    def class_scores(self, scores: Tensor) -> Tensor:
+        """The scores that are compared, (n, C + 1)."""
+        return super().class_scores(scores) * self.factors.to(scores)
+
+
+def fitted_of(loss: GRWCrossEntropyLoss) -> FittedLoss:
+    """The loss of a bbox head, as one pass fits to it."""
+    own = FittedLoss.of(loss)
+    if not isinstance(loss, GRWIIFLoss):
+        return own
+    return FittedIIFLoss(**vars(own), factors=loss.factors)
 
 
 class SampleCollector:

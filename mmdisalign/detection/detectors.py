@@ -16,7 +16,6 @@ from mmdet.models.detectors import (
     TwoStageDetector,
     TwoStagePanopticSegmentor,
 )
-from mmdet.models.losses import CrossEntropyLoss
 from mmdet.models.mot import BaseMOTModel
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, SABLHead
 from mmdet.registry import MODELS
@@ -37,7 +36,7 @@ from ..engine import (
 from ..losses import reweight_loss
 from ..losses.cross_entropy import checked_normalizer
 from .layers import ScoringHead, calibrate_head, on_sigmoids, scoring_heads
-from .losses import GRWCrossEntropyLoss
+from .losses import GRWCrossEntropyLoss, SeesawPCBLoss, stage2_loss
 from .roi_heads import BRANCHES, ClassificationLossMixin, calibrated_roi_head
 
 # Terms that have a gradient and are not of the classes of what predicts.
@@ -322,24 +321,19 @@ def _reweight(
     loss = found.loss
     if not isinstance(loss, nn.Module):
         raise refusal(type(head), 'it has no loss of its classes to weigh them in')
+    if isinstance(head, (BBoxHead, SABLHead)):
+        own = stage2_loss(loss, prior, exp_scale, zero_count)
+        if own is not None:
+            head.loss_cls = own
+            return
     if hasattr(loss, 'class_prior'):
         raise ValueError(
             f'the loss of {type(head).__name__}, {type(loss).__name__}, has a class_prior of its '
             'own: leave that of the model out'
         )
-    if isinstance(head, (BBoxHead, SABLHead)) and _is_plain(loss):
-        head.loss_cls = GRWCrossEntropyLoss(
-            prior, exp_scale, zero_count=zero_count, loss_weight=loss.loss_weight
-        )
-        return
+    if isinstance(loss, SeesawPCBLoss):
+        loss.balance.alpha = 0.0  # of training, not of stage 2
     reweight_loss(loss, weight, on_sigmoids=on_sigmoids(loss))
-
-
-def _is_plain(loss: nn.Module) -> bool:
-    """Whether a loss is softmax cross-entropy without options that would be lost."""
-    if type(loss) is not CrossEntropyLoss or loss.use_sigmoid or loss.use_mask:
-        return False
-    return loss.class_weight is None and loss.ignore_index is None and loss.reduction == 'mean'
 
 
 def _shorten(model: nn.Module) -> bool:

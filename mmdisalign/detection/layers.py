@@ -13,6 +13,7 @@ from ..calibration import AdaptiveCalibration, ScoreLayout, calibrate_layer
 from ..calibration.paths import layers_at
 from ..engine import check_prior, refusal
 from ..engine.derive import layers_of_base
+from ..losses import BinaryClassLoss
 from .roi_heads import BRANCHES
 
 Path = Union[str, Callable[[nn.Module], str]]
@@ -155,6 +156,9 @@ def _check_loss(found: ScoringHead) -> None:
     kind, loss = type(found.head), found.loss
     if isinstance(loss, GHMC):
         raise refusal(kind, 'GHMC weighs an element by how many others are alike')
+    if isinstance(loss, BinaryClassLoss):
+        name = type(loss).__name__
+        raise refusal(kind, f'{name} weighs the terms of classes itself, so GRW has none to weigh')
     if on_sigmoids(loss) and found.layout.after:
         raise refusal(kind, f'{type(loss).__name__} on sigmoids has a background of its own')
     check_prior(loss, found.layout.num_classes, kind.__name__.removeprefix('DisAlign'))

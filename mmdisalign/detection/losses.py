@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, Optional, Union
 
 import torch
-from mmdet.models.losses import SeesawLoss, accuracy
+from mmdet.models.losses import CrossEntropyLoss, SeesawLoss, accuracy
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from mmengine.logging import MessageHub
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from .. import losses
-from ..calibration import PriorLike
+from ..calibration import ClassPrior, PriorLike, ZeroCount
 from .initial_bias import InitialBiasMixin
 
 # No label of a detector means 'ignore': label_weights do, and 255 may be a class.
@@ -258,3 +258,55 @@ class SeesawPCBLoss(BalancedByEpochMixin, _SoftSeesaw):
         balance: Other arguments of :class:`mmdisalign.losses.PairwiseBalance`.
         kwargs: Of mmdet's ``SeesawLoss``.
     """
+
+
+class GRWIIFLoss(OwnScoresMixin, GRWCrossEntropyLoss):
+    """GRW cross-entropy of a bbox head whose scores IIF multiplies, in training and at test.
+
+    Args:
+        trained: What the head was trained with.
+        args: Of :class:`GRWCrossEntropyLoss`.
+        kwargs: Of :class:`GRWCrossEntropyLoss`.
+    """
+
+    initial_bias = None
+
+    def __init__(self, trained: losses.IIFLoss, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer('factors', trained.factors, persistent=False)
+
+    adjusted, probabilities = losses.IIFLoss.adjusted, losses.IIFLoss.probabilities
+
+
+def stage2_loss(
+    trained: nn.Module, prior: ClassPrior, exp_scale: float, zero_count: ZeroCount
+) -> Optional[GRWCrossEntropyLoss]:
+    """The GRW cross-entropy of a bbox head that was trained with a loss on one softmax.
+
+    What SEQL and PCB change in training is no part of it; what IIF changes at test is.
+
+    Args:
+        trained: The loss.
+        prior: Of stage 2.
+        exp_scale: ρ.
+        zero_count: How to weigh classes that were never seen.
+
+    Returns:
+        None of a loss of another kind, or with options that would be lost.
+    """
+    options = dict(zero_count=zero_count, loss_weight=getattr(trained, 'loss_weight', 1.0))
+    if isinstance(trained, losses.IIFLoss):
+        return GRWIIFLoss(trained, prior, exp_scale, **options)
+    if not (isinstance(trained, (losses.SoftmaxEQLLoss, losses.PCBLoss)) or _is_plain(trained)):
+        return None
+    loss = GRWCrossEntropyLoss(prior, exp_scale, **options)
+    if isinstance(trained, losses.PCBLoss):
+        loss.balance = trained.balance  # a checkpoint of stage 1 has it
+    return loss
+
+
+def _is_plain(loss: nn.Module) -> bool:
+    """Whether a loss is softmax cross-entropy without options that would be lost."""
+    if type(loss) is not CrossEntropyLoss or loss.use_sigmoid or loss.use_mask:
+        return False
+    return loss.class_weight is None and loss.ignore_index is None and loss.reduction == 'mean'
