@@ -33,7 +33,7 @@ def losses() -> dict[str, dict[str, Any]]:
         'EQL': dict(type='EQLLoss', **rare),
         'SEQL': dict(type='SoftmaxEQLLoss', **rare),
         'DropLoss': dict(type='DropLoss', **rare),
-        'GOL (DropLoss)': dict(type='DropLoss', link='gumbel', initial_probability=6.18e-4, **rare),
+        'GOL (DropLoss)': dict(type='DropLoss', link='gumbel', **rare),
         'Gumbel': dict(type='GumbelLoss', **classes),
         'EQL v2': dict(type='EQLv2Loss', **classes),
         'EFL': dict(type='EqualizedFocalLoss', initial_probability=0.01, **classes),

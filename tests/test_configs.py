@@ -22,10 +22,29 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import METRICS, MODELS
 from test_cls_configs import is_classification, shipped_configs
 
+from mmdisalign.detection.layers import scoring_heads
+
 REPO = Path(__file__).resolve().parent.parent
 CONFIGS = [name for name in shipped_configs() if not is_classification(name)]
 ADE20K = [name for name in CONFIGS if 'ade20k' in name]
 LVIS = [name for name in CONFIGS if 'lvis' in name]
+# Those of a loss, by the beginning of their names, and the type of that.
+LOSSES = {
+    'droploss': 'DropLoss',
+    'efl': 'EqualizedFocalLoss',
+    'eql': 'EQLLoss',
+    'eqlv2': 'EQLv2Loss',
+    'eqlv2-pcb': 'EQLv2PCBLoss',
+    'gol': 'DropLoss',
+    'grad-libra': 'GradLibraLoss',
+    'gumbel': 'GumbelLoss',
+    'iif': 'IIFLoss',
+    'pcb': 'PCBLoss',
+    'seesaw': 'SeesawLoss',
+    'seesaw-pcb': 'SeesawPCBLoss',
+    'softmax-eql': 'SoftmaxEQLLoss',
+}
+OF_LOSSES = [name for name in LVIS if Path(name).name.split('_')[0] in LOSSES]
 
 
 def build(cfg: Config, device: str = 'meta') -> torch.nn.Module:
@@ -46,7 +65,29 @@ def write_annotations(path: Path, num_classes: int) -> None:
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize('name', LVIS)
+@pytest.mark.parametrize('name', OF_LOSSES)
+def test_every_config_of_a_loss_builds(name: str) -> None:
+    cfg = Config.fromfile(REPO / 'configs' / name)
+    assert len((REPO / 'configs' / name).read_text().splitlines()) <= 12
+    model = build(cfg, 'cpu')
+    head = model.bbox_head if hasattr(model, 'bbox_head') else model.roi_head.bbox_head
+    assert head.num_classes == (1230 if 'v0.5' in name else 1203)
+    assert type(head.loss_cls).__name__ == LOSSES[Path(name).name.split('_')[0]]
+    (found,) = scoring_heads(head)
+    (layer,) = found.layers.values()
+    scores = getattr(head.loss_cls, 'num_scores', layer.weight.shape[0])
+    assert layer.weight.shape[0] == scores * (9 if 'retinanet' in name else 1)
+    if hasattr(head.loss_cls, 'tail'):  # classes in up to 100 images are rare or common
+        rare, common = (454, 461) if 'v0.5' in name else (337, 461)
+        assert 0 <= int(head.loss_cls.tail.sum()) - rare - common <= 25
+    repeats = cfg.train_dataloader.dataset.type == 'ClassBalancedDataset'
+    assert repeats is ('sample1e-3' in name)
+    epochs = 12 if '1x' in name else 24
+    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].end) == (epochs, epochs)
+    assert cfg.val_evaluator.type == 'mmdisalign.detection.LongTailLVISMetric'
+
+
+@pytest.mark.parametrize('name', [name for name in LVIS if name not in OF_LOSSES])
 def test_every_detector_config_builds(name: str) -> None:
     cfg = Config.fromfile(REPO / 'configs' / name)
     model = build(cfg)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -145,3 +146,8 @@ class BinaryClassLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f'{self.num_classes} classes, {type(self.link).__name__.lower()}'
+
+
+def starting_low(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a loss in whose head classes begin as improbable as its link has it."""
+    return {'initial_probability': link_named(options.get('link', 'sigmoid')).initial, **options}

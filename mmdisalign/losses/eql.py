@@ -7,7 +7,7 @@ from typing import Any, Optional
 from torch import Tensor
 
 from ..calibration import ClassPrior, PriorLike
-from .binary import BinaryClassLoss, Rows
+from .binary import BinaryClassLoss, Rows, starting_low
 from .tail import tail_classes
 
 
@@ -19,10 +19,11 @@ class EQLLoss(BinaryClassLoss):
 
     Args:
         class_prior: Image counts of the training data: anything that ``ClassPrior.build`` takes.
-        lambda_: Share of the images below which a class is rare, strictly. Default: 1.76e-3.
+        lambda_: Share of the images below which a class is rare, strictly. Default: 1.76e-3, which
+            was released for LVIS v0.5; for v1 it was 1.1e-3.
         num_images: Of the training data, see :func:`tail_classes`.
-        initial_probability: Default: 0.001, as released.
-        kwargs: Of :class:`BinaryClassLoss`; with ``link='gumbel'`` it is one of GOL's forms.
+        kwargs: Of :class:`BinaryClassLoss`, see :func:`starting_low`; with ``link='gumbel'`` it is
+            a form of GOL.
     """
 
     tail: Tensor
@@ -35,7 +36,7 @@ class EQLLoss(BinaryClassLoss):
         **kwargs: Any,
     ) -> None:
         prior = ClassPrior.build(class_prior)
-        super().__init__(len(prior), **{'initial_probability': 0.001, **kwargs})
+        super().__init__(len(prior), **starting_low(kwargs))
         # Not persistent: a checkpoint of another loss has no such key.
         self.register_buffer('tail', tail_classes(prior, lambda_, num_images), persistent=False)
 

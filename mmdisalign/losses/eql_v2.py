@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .binary import BinaryClassLoss, Rows
+from .binary import BinaryClassLoss, Rows, starting_low
 from .gradient_ratio import GradientRatio
 
 BALANCED = 100.0  # a ratio with which no term is weighed
@@ -28,15 +28,13 @@ class EQLv2Loss(BinaryClassLoss):
         gamma: γ. Default: 12.
         mu: μ. Default: 0.8.
         alpha: α. Default: 4.
-        initial_probability: Default: 0.001, as released.
-        kwargs: Of :class:`BinaryClassLoss`.
+        kwargs: Of :class:`BinaryClassLoss`, see :func:`starting_low`.
     """
 
     def __init__(
         self, num_classes: int, gamma: float = 12, mu: float = 0.8, alpha: float = 4, **kwargs: Any
     ) -> None:
-        kwargs = {'initial_probability': 0.001, **kwargs}
-        super().__init__(num_classes, background=True, **kwargs)
+        super().__init__(num_classes, background=True, **starting_low(kwargs))
         self.gamma, self.mu, self.alpha = gamma, mu, alpha
         self.gradient_ratio = GradientRatio(num_classes, BALANCED)
 

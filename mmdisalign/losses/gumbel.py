@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .binary import BinaryClassLoss
+from .binary import BinaryClassLoss, starting_low
 
 MOST = 20.0
 
@@ -21,13 +21,12 @@ class GumbelLoss(BinaryClassLoss):
 
     Args:
         num_classes: Number of classes C.
-        initial_probability: Default: 6.18e-4, of a bias of -2.
-        kwargs: Of :class:`BinaryClassLoss`.
+        kwargs: Of :class:`BinaryClassLoss`, see :func:`starting_low`.
     """
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        kwargs = {'initial_probability': 6.17979e-4, **kwargs}
-        super().__init__(num_classes, link='gumbel', background=True, **kwargs)
+        kwargs = starting_low({**kwargs, 'link': 'gumbel'})
+        super().__init__(num_classes, background=True, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Compute the loss; arguments as of :class:`BinaryClassLoss`."""

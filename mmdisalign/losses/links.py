@@ -12,7 +12,13 @@ LOWEST, HIGHEST = -4.0, 10.0  # Gumbel scores beyond have no gradient, as in the
 
 
 class Sigmoid:
-    r""":math:`p = 1 / (1 + e^{-z})`."""
+    r""":math:`p = 1 / (1 + e^{-z})`.
+
+    Attributes:
+        initial: The p of a class where training begins, as EQL and EQL v2 were released.
+    """
+
+    initial = 0.001
 
     def probability(self, scores: Tensor) -> Tensor:
         """p of scores z, both of any shape."""
@@ -32,7 +38,12 @@ class Gumbel:
 
     Source: Alexandridis et al., "Long-tailed Instance Segmentation using Gumbel Optimized Loss",
     ECCV 2022, equation 4. In the loss, scores are clamped to [-4, 10], and have no gradient beyond.
+
+    Attributes:
+        initial: The p of a class where training begins, that of a score of -2, as released.
     """
+
+    initial = math.exp(-math.exp(2))
 
     def probability(self, scores: Tensor) -> Tensor:
         """p of scores z, both of any shape; not clamped."""

@@ -1,0 +1,4 @@
+_base_ = './mask-rcnn_r50_fpn_random_ms-2x_lvis-v0.5.py'
+# He et al., CVPR 2022, without its iterative head.
+loss = dict(_delete_=True, type='mmdisalign.detection.EQLv2PCBLoss', num_classes=1230)
+model = dict(roi_head=dict(bbox_head=dict(loss_cls=loss)))

@@ -1,0 +1,5 @@
+_base_ = 'mmdet::lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1.py'
+warmup, steps = _base_.param_scheduler
+param_scheduler = [warmup, dict(steps, end=24, milestones=[16, 22])]
+train_cfg = dict(max_epochs=24)
+val_evaluator = test_evaluator = dict(type='mmdisalign.detection.LongTailLVISMetric')
