@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mmdisalign.calibration import ClassPrior, CosineLinear, generalized_reweight, tau_normalized
-from mmdisalign.losses import BalancedSoftmaxLoss
+from mmdisalign.losses import BalancedSoftmaxLoss, IIFLoss
 from mmdisalign.onepass import fit, method_named, method_names
 
 COUNTS = (120, 60, 25, 10)
@@ -21,6 +21,7 @@ FOLDED = (
     'balanced-softmax',
     'crt',
     'disalign-constant',
+    'iif',
     'logit-adjustment',
     'lws',
     'marc',
@@ -181,6 +182,16 @@ def test_temperature_finds_the_factor_and_changes_no_decision(problem: Problem) 
     assert temperature == pytest.approx(3 * own, rel=1e-2)
     scores = fitted(problem.features, 3 * problem.logits)
     assert torch.equal(scores.argmax(1), problem.logits.argmax(1))
+
+
+def test_iif_multiplies_as_the_loss_of_that_name_does(detector: Problem) -> None:
+    for base, variant in ((2.0, 'base2'), (10.0, 'base10')):
+        scores = detector.fit('iif', base)(detector.features, detector.logits)
+        loss = IIFLoss(COUNTS, variant, background=True)
+        torch.testing.assert_close(scores, loss.adjusted(detector.logits).float())
+        assert torch.equal(scores[:, C], detector.logits[:, C])
+    with pytest.raises(ValueError, match='iif cannot be fitted: a base is above 1, got 0.5'):
+        detector.fit('iif', 0.5)
 
 
 def test_norcal_divides_the_probabilities_of_the_foreground(detector: Problem) -> None:

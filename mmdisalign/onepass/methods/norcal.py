@@ -19,6 +19,5 @@ def fit(problem: Problem, value: float) -> AffineScores:
     problem.softmax_only('norcal')
     if not problem.has_background:
         raise problem.refuse('norcal', 'there is no background score; its form is logit-adjustment')
-    prior = problem.prior
-    numbers = prior.counts if prior.images is None else prior.images
-    return AffineScores.shifted(normalized_calibration(numbers, value)).requires_grad_(False)
+    shift = normalized_calibration(problem.numbers, value)
+    return AffineScores.shifted(shift).requires_grad_(False)
