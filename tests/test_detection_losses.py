@@ -29,7 +29,12 @@ STATE.update(instances='balance.instances', cum_samples='cum_samples')
 def build(case: dict) -> nn.Module:
     """The loss of a case, with the state it has before."""
     module = detection if case['loss'] == 'SeesawPCBLoss' else losses
-    loss = getattr(module, case['loss'])(**case['options']).double()
+    options = dict(case['options'])
+    constant = options.pop('constant_weight', False)
+    loss = getattr(module, case['loss'])(**options).double()
+    if constant:  # the other reading of the paper
+        weights = loss.class_weights
+        loss.class_weights = lambda *args: weights(*args).detach()
     for name, value in case.get('before', {}).items():
         loss.get_buffer(STATE[name]).copy_(torch.tensor(value, dtype=torch.float64))
     for own in loss.modules():
@@ -51,7 +56,7 @@ def called(
         scores,
         torch.tensor(call['label']),
         None if weight is None else torch.tensor(weight, dtype=torch.float64),
-        call.get('avg_factor'),
+        avg_factor=call.get('avg_factor'),
     )
     found = found if isinstance(found, dict) else {'loss': found}
     return found, scores

@@ -190,7 +190,7 @@ def test_iif_multiplies_as_the_loss_of_that_name_does(detector: Problem) -> None
         loss = IIFLoss(COUNTS, variant, background=True)
         torch.testing.assert_close(scores, loss.adjusted(detector.logits).float())
         assert torch.equal(scores[:, C], detector.logits[:, C])
-    with pytest.raises(ValueError, match='iif cannot be fitted: a base is above 1, got 0.5'):
+    with pytest.raises(ValueError, match=r'iif cannot be fitted: a base is above 1, got 0\.5'):
         detector.fit('iif', 0.5)
 
 

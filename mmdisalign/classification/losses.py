@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Optional
 
 from mmpretrain.models.losses import (
@@ -17,6 +18,7 @@ from torch.nn.functional import one_hot
 
 from .. import losses
 from ..calibration import ClassPrior, ZeroCount, generalized_reweight, mix_in
+from ..losses.base import Call
 
 
 @MODELS.register_module()
@@ -27,32 +29,20 @@ class GRWCrossEntropyLoss(losses.GRWCrossEntropyLoss):
     t_c > 0, of weight t_c. Of one-hot labels it is the loss of the class indices.
     """
 
-    def forward(
-        self,
-        pred: Tensor,
-        label: Tensor,
-        weight: Optional[Tensor] = None,
-        avg_factor: Optional[float] = None,
-        reduction_override: Optional[str] = None,
-        ignore_index: Optional[int] = None,
-    ) -> Tensor:
-        """Compute the loss.
+    def compute(self, pred: Tensor, call: Call) -> Tensor:
+        """The loss; with the reduction ``'none'``, of shares that of each that is not 0."""
+        if call.label.dim() == pred.dim():
+            pred, call = _as_elements(pred, call)
+        return super().compute(pred, call)
 
-        Args:
-            pred: Class scores, shape (N, C).
-            label: Class indices, shape (N,), or shares of the classes, shape (N, C).
-            weight: Of each image, shape (N,).
-            avg_factor: The number of images as the caller counts them.
-            reduction_override: With ``'none'``, the loss of shares is of each that is not 0.
-            ignore_index: The index of ignored images.
-        """
-        if label.dim() == pred.dim():
-            avg_factor = len(pred) if avg_factor is None else avg_factor
-            rows, columns = label.nonzero(as_tuple=True)
-            shares = label[rows, columns].to(pred.dtype)
-            weight = shares if weight is None else shares * weight[rows]
-            pred, label = pred[rows], columns
-        return super().forward(pred, label, weight, avg_factor, reduction_override, ignore_index)
+
+def _as_elements(pred: Tensor, call: Call) -> tuple[Tensor, Call]:
+    """Scores and labels of each class that an image has a share of, of shares (N, C)."""
+    rows, columns = call.label.nonzero(as_tuple=True)
+    shares = call.label[rows, columns].to(pred.dtype)
+    weight = shares if call.weight is None else shares * call.weight[rows]
+    avg_factor = len(pred) if call.avg_factor is None else call.avg_factor
+    return pred[rows], replace(call, label=columns, weight=weight, avg_factor=avg_factor)
 
 
 class ReweightedSigmoidsMixin:

@@ -96,6 +96,13 @@ class OwnScoresMixin(InitialBiasMixin):
         return {'acc_classes': accuracy(found, labels[objects])}
 
 
+class WithBackgroundMixin:
+    """Gives a loss of a prior's classes the score of a background, in a bbox head."""
+
+    def __init__(self, class_prior: PriorLike, *args: Any, **kwargs: Any) -> None:
+        super().__init__(class_prior, *args, **{'background': True, **BBOX_HEAD, **kwargs})
+
+
 class SigmoidMixin(OwnScoresMixin):
     """A loss of C scores on sigmoids, for dense heads, too, which ask for ``use_sigmoid=True``."""
 
@@ -153,7 +160,7 @@ class GumbelLoss(OwnScoresMixin, losses.GumbelLoss):
 
 
 @MODELS.register_module()
-class SoftmaxEQLLoss(losses.SoftmaxEQLLoss):
+class SoftmaxEQLLoss(WithBackgroundMixin, losses.SoftmaxEQLLoss):
     """:class:`mmdisalign.losses.SoftmaxEQLLoss` over foreground and background.
 
     Args:
@@ -161,12 +168,9 @@ class SoftmaxEQLLoss(losses.SoftmaxEQLLoss):
         kwargs: Other arguments of the base class.
     """
 
-    def __init__(self, class_prior: PriorLike, *args: Any, **kwargs: Any) -> None:
-        super().__init__(class_prior, *args, **{'background': True, **BBOX_HEAD, **kwargs})
-
 
 @MODELS.register_module()
-class IIFLoss(OwnScoresMixin, losses.IIFLoss):
+class IIFLoss(OwnScoresMixin, WithBackgroundMixin, losses.IIFLoss):
     """:class:`mmdisalign.losses.IIFLoss` over foreground and background.
 
     Args:
@@ -175,9 +179,6 @@ class IIFLoss(OwnScoresMixin, losses.IIFLoss):
     """
 
     initial_bias = None
-
-    def __init__(self, class_prior: PriorLike, *args: Any, **kwargs: Any) -> None:
-        super().__init__(class_prior, *args, **{'background': True, **BBOX_HEAD, **kwargs})
 
 
 class BalancedByEpochMixin:
@@ -222,12 +223,11 @@ class _SoftSeesaw(SeesawLoss):
         cls_score: Tensor,
         labels: Tensor,
         label_weights: Optional[Tensor] = None,
-        avg_factor: Optional[float] = None,
-        reduction_override: Optional[str] = None,
+        **reduced: Any,
     ) -> dict[str, Tensor]:
         """Losses of objectness, of classes and of soft classes; arguments as of mmdet's."""
         scores = cls_score.to(torch.promote_types(cls_score.dtype, torch.float32))
-        found = super().forward(scores, labels, label_weights, avg_factor, reduction_override)
+        found = super().forward(scores, labels, label_weights, **reduced)
         weight = torch.ones_like(scores[:, 0]) if label_weights is None else label_weights
         rows = (labels < self.num_classes) & (weight > 0)
         scores, labels, weight = scores[rows, :-2], labels[rows], weight[rows]
@@ -239,8 +239,8 @@ class _SoftSeesaw(SeesawLoss):
         )
         soft = losses.soft_cross_entropy(compensated, self.balance.targets(objects))
         if len(soft):  # the mean of none is NaN
-            reduction = reduction_override or self.reduction
-            soft = weight_reduce_loss(soft, weight, reduction, avg_factor)
+            reduction = reduced.get('reduction_override') or self.reduction
+            soft = weight_reduce_loss(soft, weight, reduction, reduced.get('avg_factor'))
         found['loss_pcb_classes'] = share * self.loss_weight * soft.sum()
         found['loss_cls_classes'] = (1 - share) * found['loss_cls_classes']
         return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..calibration import PriorLike
-from .base import PriorLoss
+from .base import Call, PriorLoss
 from .cross_entropy import checked_normalizer, weighted_cross_entropy
 
 
@@ -56,27 +56,18 @@ class AdjustedCrossEntropyLoss(PriorLoss):
         """
         return pred
 
-    def forward(
-        self,
-        pred: Tensor,
-        label: Tensor,
-        weight: Optional[Tensor] = None,
-        avg_factor: Optional[float] = None,
-        reduction_override: Optional[str] = None,
-        ignore_index: Optional[int] = None,
-    ) -> Tensor:
-        """Compute the loss; arguments as of :func:`weighted_cross_entropy`."""
-        self._check_scores(pred, self.num_scores)
-        options = self._call_options(reduction_override, ignore_index)
-        pred = pred.to(torch.promote_types(pred.dtype, torch.float32))
-        return self.loss_weight * weighted_cross_entropy(
-            self.adjusted(pred, label.where(label != options['ignore_index'], 0)),
-            label,
+    def compute(self, pred: Tensor, call: Call) -> Tensor:
+        """The weighted cross-entropy, see :func:`weighted_cross_entropy`."""
+        self._check_scores(pred)
+        return weighted_cross_entropy(
+            self.adjusted(pred, call.label.where(call.label != call.ignore_index, 0)),
+            call.label,
             self.class_weight,
-            weight=weight,
-            avg_factor=avg_factor,
+            weight=call.weight,
+            ignore_index=call.ignore_index,
+            reduction=call.reduction,
+            avg_factor=call.avg_factor,
             normalizer=self.normalizer,
-            **options,
         )
 
     def extra_repr(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..calibration import PriorLike, ZeroCount, filled_counts
-from .base import PriorLoss
+from .base import Call, PriorLoss
 
 
 class BalancedSigmoidLoss(PriorLoss):
@@ -63,52 +63,19 @@ class BalancedSigmoidLoss(PriorLoss):
         self.register_buffer('log_odds', log_odds.where(seen, torch.tensor(0.0)), persistent=False)
         self.register_buffer('seen', seen, persistent=False)
 
-    @property
-    def num_scores(self) -> int:
-        """Scores of an element: those of the classes, a background has none."""
-        return self.num_classes
-
     def probabilities(self, pred: Tensor) -> Tensor:
         """Probabilities (N, C + 1) of scores (N, C), the last of a background 0."""
         return F.pad(pred.sigmoid(), (0, 1))
 
-    def forward(
-        self,
-        pred: Tensor,
-        label: Tensor,
-        weight: Optional[Tensor] = None,
-        avg_factor: Optional[float] = None,
-        reduction_override: Optional[str] = None,
-        ignore_index: Optional[int] = None,
-    ) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            pred: Class scores, shape (N, C).
-            label: Class indices, shape (N,), int64; C is the background.
-            weight: Per element, shape (N,).
-            avg_factor: What the mean divides by. Default: None, N.
-            reduction_override: In the place of ``reduction``.
-            ignore_index: In the place of the loss's own.
-        """
-        self._check_scores(pred, self.num_classes)
-        options = self._call_options(reduction_override, ignore_index)
-        pred = pred.to(torch.promote_types(pred.dtype, torch.float32))
-        valid = label != options['ignore_index']
-        target = F.one_hot(label.where(valid, self.num_classes), self.num_classes + 1)
+    def compute(self, pred: Tensor, call: Call) -> Tensor:
+        """The sum over the classes of each element, reduced; its label C is the background."""
+        self._check_scores(pred)
+        valid = call.label != call.ignore_index
+        target = F.one_hot(call.label.where(valid, self.num_classes), self.num_classes + 1)
         loss = F.binary_cross_entropy_with_logits(
             pred + self.log_odds.to(pred.dtype), target[:, :-1].to(pred.dtype), reduction='none'
         )
-        loss = (loss * self.seen).sum(1) * valid
-        if weight is not None:
-            loss = loss * weight
-        if options['reduction'] == 'none':
-            return self.loss_weight * loss
-        total = self.loss_weight * loss.sum()
-        if options['reduction'] == 'sum':
-            return total
-        count = len(label) if avg_factor is None else avg_factor
-        return total / max(count, torch.finfo(pred.dtype).eps)
+        return call.reduced((loss * self.seen).sum(1) * call.weights(valid, pred.dtype))
 
     def extra_repr(self) -> str:
         return f'{self.num_classes} classes'

@@ -8,9 +8,9 @@ from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import checked_reduction
+from .base import Call, ClassLoss
 from .links import link_named
 
 
@@ -41,13 +41,13 @@ class Rows:
         return self.target[:, : self.num_classes].sum(dim=1) > 0
 
 
-class BinaryClassLoss(nn.Module):
-    r"""Weighted binary cross-entropy of each class; called as OpenMMLab's losses are.
+class BinaryClassLoss(ClassLoss):
+    r"""Weighted binary cross-entropy of each class.
 
     .. math:: \sum_c w_c \bigl(-y_c \log p_c - (1 - y_c) \log (1 - p_c)\bigr)
 
     A subclass says what w is, in :meth:`class_weights`, and no more. Labels 0 to C - 1 are classes,
-    C is the background, all others are ignored. Computed in float32 under autocast.
+    C is the background, all others are ignored.
 
     Args:
         num_classes: Number of classes C.
@@ -72,18 +72,16 @@ class BinaryClassLoss(nn.Module):
         loss_weight: float = 1.0,
         initial_probability: Optional[float] = None,
     ) -> None:
-        super().__init__()
+        super().__init__(reduction=reduction, loss_weight=loss_weight)
         self.num_classes = num_classes
         self.link = link_named(link)
         self.num_scores = num_classes + background
-        self.reduction = checked_reduction(reduction)
-        self.loss_weight = loss_weight
         self.initial_bias = None
         if initial_probability is not None:
             self.initial_bias = self.link.score(initial_probability)
 
     def class_weights(self, scores: Tensor, rows: Rows) -> Tensor:
-        """w of scores (N, A), without a gradient; of a shape that broadcasts to theirs."""
+        """w of scores (N, A), of a shape that broadcasts to theirs."""
         return torch.ones_like(scores)
 
     def element_losses(self, scores: Tensor, rows: Rows) -> Tensor:
@@ -99,46 +97,23 @@ class BinaryClassLoss(nn.Module):
         found = self.link.probability(pred.to(torch.promote_types(pred.dtype, torch.float32)))
         return F.pad(found, (0, self.num_classes + 1 - self.num_scores))
 
-    def forward(
-        self,
-        pred: Tensor,
-        label: Tensor,
-        weight: Optional[Tensor] = None,
-        avg_factor: Optional[float] = None,
-        reduction_override: Optional[str] = None,
-        ignore_index: Optional[int] = None,
-    ) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            pred: Scores, shape (N, A): C, or C + 1 with the background's.
-            label: Class indices, shape (N,), int64; C is the background.
-            weight: Of each element, shape (N,).
-            avg_factor: What the mean divides by. Default: None, N.
-            reduction_override: In the place of ``reduction``.
-            ignore_index: One more label that is ignored.
-        """
+    def compute(self, pred: Tensor, call: Call) -> Tensor:
+        """The sum over the scores of each element, reduced."""
         if pred.dim() != 2 or pred.shape[1] != self.num_scores:
             raise ValueError(
                 f'{type(self).__name__} of {self.num_classes} classes is of scores '
                 f'(N, {self.num_scores}), got {tuple(pred.shape)}'
             )
-        reduction = checked_reduction(reduction_override or self.reduction)
-        scores = pred.to(torch.promote_types(pred.dtype, torch.float32))
+        label, count = call.label, self._count(len(call.label))
         valid = (label >= 0) & (label <= self.num_classes)
-        if ignore_index is not None:
-            valid &= label != ignore_index
-        counted = valid.to(scores.dtype) if weight is None else valid * weight.to(scores.dtype)
+        if call.ignore_index is not None:
+            valid &= label != call.ignore_index
+        weight = call.weights(valid, pred.dtype)
         classes = F.one_hot(label.where(valid, self.num_classes), self.num_classes + 1)
-        target = classes[:, : self.num_scores].to(scores.dtype)
-        target = self.targets(scores, target, counted > 0)
-        scale = self.loss_weight
-        if reduction == 'mean':
-            count = self._count(len(label)) if avg_factor is None else avg_factor
-            scale = scale / max(count, torch.finfo(scores.dtype).eps)
-        rows = Rows(target, counted, scale, self.num_classes)
-        losses = self.element_losses(scores, rows).sum(dim=1) * counted
-        return scale * (losses if reduction == 'none' else losses.sum())
+        target = self.targets(pred, classes[:, : self.num_scores].to(pred.dtype), weight > 0)
+        scale = self.loss_weight / call.divisor(pred.dtype, count)
+        losses = self.element_losses(pred, Rows(target, weight, scale, self.num_classes))
+        return call.reduced(losses.sum(dim=1) * weight, count)
 
     def _count(self, elements: int) -> int:
         """What the mean over so many elements divides by."""

@@ -22,18 +22,19 @@ class EqualizedFocalLoss(BinaryClassLoss):
 
     Args:
         num_classes: Number of classes C.
+        scale_factor: s. Default: 8.
         gamma: γ, the focusing factor of a balanced class. Default: 2.
         alpha: α of positives, 1 - α of negatives; below 0, neither. Default: 0.25.
-        scale_factor: s. Default: 8.
         kwargs: Of :class:`BinaryClassLoss`.
     """
 
     def __init__(
         self,
         num_classes: int,
+        scale_factor: float = 8.0,
+        *,
         gamma: float = 2.0,
         alpha: float = 0.25,
-        scale_factor: float = 8.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)

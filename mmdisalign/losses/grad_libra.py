@@ -13,32 +13,24 @@ from .binary import BinaryClassLoss, Rows
 class GradLibraLoss(BinaryClassLoss):
     r""":math:`w = g - \alpha \sin g`, :math:`g = |p - y|`, the norm of the gradient.
 
-    Source: Liu et al., "Gradient Libra Loss", MICCAI 2022, equations 2 to 5; there is no released
-    code.
+    Source: Liu et al., "Gradient Libra Loss", MICCAI 2022, equations 2 to 5. There is no released
+    code, and the paper does not say whether w has a gradient: here it has, as in a focal loss.
 
     Args:
         num_classes: Number of classes C.
         alpha_pos: α of positives. Default: 0.8.
         alpha_neg: α of negatives. Default: 0.8.
-        constant_weight: Whether w has no gradient. Default: False.
         kwargs: Of :class:`BinaryClassLoss`.
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        alpha_pos: float = 0.8,
-        alpha_neg: float = 0.8,
-        constant_weight: bool = False,
-        **kwargs: Any,
+        self, num_classes: int, alpha_pos: float = 0.8, alpha_neg: float = 0.8, **kwargs: Any
     ) -> None:
         super().__init__(num_classes, **kwargs)
         self.alpha_pos, self.alpha_neg = alpha_pos, alpha_neg
-        self.constant_weight = constant_weight
 
     def class_weights(self, scores: Tensor, rows: Rows) -> Tensor:
-        """w, with its gradient unless it is constant."""
+        """w, with its gradient."""
         norm = (self.link.probability(scores) - rows.target).abs()
         alpha = self.alpha_pos * rows.target + self.alpha_neg * (1 - rows.target)
-        weights = norm - alpha * torch.sin(norm)
-        return weights.detach() if self.constant_weight else weights
+        return norm - alpha * torch.sin(norm)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .base import Call
 from .binary import BinaryClassLoss, starting_low
 
 MOST = 20.0
@@ -28,9 +29,9 @@ class GumbelLoss(BinaryClassLoss):
         kwargs = starting_low({**kwargs, 'link': 'gumbel'})
         super().__init__(num_classes, background=True, **kwargs)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the loss; arguments as of :class:`BinaryClassLoss`."""
-        return super().forward(*args, **kwargs).clamp(max=MOST * self.loss_weight)
+    def compute(self, pred: Tensor, call: Call) -> Tensor:
+        """The loss, at most 20."""
+        return super().compute(pred, call).clamp(max=MOST)
 
     def _count(self, elements: int) -> int:
         return elements * self.num_scores
