@@ -1,6 +1,7 @@
 """The method, in plain PyTorch: what a reader can check against the paper."""
 
 from .adaptive import AdaptiveCalibration
+from .causal import CausalLinear
 from .cosine import CosineConv2d, CosineLinear
 from .in_place import mix_in, mixed
 from .layer import (
@@ -19,32 +20,50 @@ from .posthoc import (
 )
 from .prior import ClassPrior, PriorLike
 from .released import convert_released_keys
-from .reweight import ZeroCount, filled_counts, generalized_reweight
+from .reweight import (
+    ZeroCount,
+    effective_number_weights,
+    filled_counts,
+    generalized_reweight,
+)
 from .scale import ClassScale
-from .scores import AffineMap, AffineScores, LinearScores
-from .vmf import VMFLinear, calibrated_kappa, mean_overlap
+from .scores import AffineMap, AffineScores, LinearScores, MarginScores
+from .vmf import (
+    VMFLinear,
+    calibrated_kappa,
+    class_feature_discrepancy,
+    inter_class_overlap,
+    mean_overlap,
+)
+from .whitening import Whitening
 
 __all__ = [
     'AdaptiveCalibration',
     'AffineMap',
     'AffineScores',
     'CalibratedLayerMixin',
+    'CausalLinear',
     'ClassPrior',
     'ClassScale',
     'CosineConv2d',
     'CosineLinear',
     'LinearScores',
+    'MarginScores',
     'PriorLike',
     'ScoreLayout',
     'VMFLinear',
+    'Whitening',
     'ZeroCount',
     'calibrate_layer',
     'calibrated_kappa',
     'calibrated_outputs',
+    'class_feature_discrepancy',
     'convert_released_keys',
+    'effective_number_weights',
     'filled_counts',
     'generalized_reweight',
     'hold_calibration',
+    'inter_class_overlap',
     'inverse_frequency',
     'logit_adjustment',
     'makes_new',

@@ -45,6 +45,30 @@ def generalized_reweight(
     return torch.tensor(weights / weights.sum() * num_weighted, dtype=torch.float32)
 
 
+def effective_number_weights(
+    prior: PriorLike, beta: float = 0.9999, *, zero_count: ZeroCount = None
+) -> torch.Tensor:
+    r"""Weights :math:`(1 - \beta) / (1 - \beta^{n_c})` of the classes, scaled to the mean 1.
+
+    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019,
+    equation 4.
+
+    Args:
+        prior: Counts n: anything that ``ClassPrior.build`` takes.
+        beta: β, in [0, 1): 0 weighs all alike.
+        zero_count: How to weigh classes that were never seen, as of :func:`generalized_reweight`.
+
+    Returns:
+        Shape (C,), float32.
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f'beta must be in [0, 1), got {beta}')
+    counts = filled_counts(ClassPrior.build(prior), zero_count)
+    seen = counts > 0
+    weight = np.where(seen, 1 / np.where(seen, 1 - beta**counts, 1), 0)
+    return torch.tensor(weight * seen.sum() / weight.sum(), dtype=torch.float32)
+
+
 def filled_counts(prior: ClassPrior, zero_count: ZeroCount) -> np.ndarray:
     """Class counts, shape (C,), with those of classes that were never seen as ``zero_count`` says.
 

@@ -79,6 +79,27 @@ class AffineScores(AffineMap):
         return 1 + self.magnitude, self.margin
 
 
+class MarginScores(AffineScores):
+    r"""MARC: scores whose margins are in units of the norms of a classifier's weights.
+
+    .. math:: \hat z_c = \omega_c z_c + \beta_c \lVert w_c \rVert
+
+    Source: Wang et al., "Margin Calibration for Long-Tailed Visual Recognition", ACML 2022, section
+    3: the margin of class c is its score divided by the norm of its weights.
+
+    Args:
+        norms: Shape (C,).
+    """
+
+    def __init__(self, norms: Tensor) -> None:
+        super().__init__(len(norms))
+        self.register_buffer('norms', norms)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """ω and what is added, both (C,)."""
+        return 1 + self.magnitude, self.margin * self.norms
+
+
 class LinearScores(nn.Module):
     r"""Class scores of another linear classifier: :math:`\hat z = W x + b`.
 

@@ -63,30 +63,29 @@ def log_normalizer(kappa: Tensor, dimension: int) -> Tensor:
         dimension: F.
     """
     reference = kappa.new_tensor([REFERENCE])
-    found, first = (_log_series(own.double(), dimension) for own in (kappa, reference))
+    found, first = (
+        _log_terms(own.double(), dimension).logsumexp(dim=1) for own in (kappa, reference)
+    )
     return (first - found).to(kappa.dtype)
 
 
-def _log_series(kappa: Tensor, dimension: int) -> Tensor:
+def _log_terms(kappa: Tensor, dimension: int) -> Tensor:
+    """Logarithms of the terms of the series, shape (C, TERMS)."""
     k = torch.arange(TERMS, dtype=kappa.dtype, device=kappa.device)
     half = dimension / 2
     log_factors = math.lgamma(half) - torch.lgamma(half + k) - torch.lgamma(k + 1)
-    return (log_factors + k * (kappa[:, None] ** 2 / 4).log()).logsumexp(dim=1)
+    return log_factors + k * (kappa[:, None] ** 2 / 4).log()
 
 
 def mean_resultant(kappa: Tensor, dimension: int) -> Tensor:
     """A_F(κ) = -d log C_F / dκ, how far the mean of a density's unit vectors is from 0, (C,)."""
-    with torch.enable_grad():
-        own = kappa.detach().double().requires_grad_()
-        (slope,) = torch.autograd.grad(_log_series(own, dimension).sum(), own)
-    return slope.to(kappa.dtype)
+    own = kappa.double()
+    k = torch.arange(TERMS, dtype=own.dtype, device=own.device)
+    return (2 / own * (_log_terms(own, dimension).softmax(dim=1) @ k)).to(kappa.dtype)
 
 
-@torch.no_grad()
-def mean_overlap(weight: Tensor, kappa: Tensor) -> Tensor:
-    """How much each class overlaps with all, itself included (1), on average, shape (C,).
-
-    The overlap of i with j is 1 / (1 + KL(i, j)), of their densities.
+def overlaps(weight: Tensor, kappa: Tensor) -> Tensor:
+    """Overlaps 1 / (1 + KL(i, j)) of the densities of classes i and j, shape (C, C).
 
     Args:
         weight: Shape (C, F).
@@ -96,9 +95,39 @@ def mean_overlap(weight: Tensor, kappa: Tensor) -> Tensor:
     constants = log_normalizer(own, weight.shape[1])
     cosines = directions @ directions.T
     divergence = mean_resultant(own, weight.shape[1])[:, None] * (own[:, None] - own * cosines)
-    divergence += constants[:, None] - constants
-    overlap = 1 / (1 + divergence)
-    return overlap.fill_diagonal_(1.0).mean(dim=1).to(kappa.dtype)
+    found = 1 / (1 + divergence + constants[:, None] - constants)
+    same = torch.eye(len(own), dtype=torch.bool, device=own.device)
+    return found.masked_fill(same, 1.0).to(kappa.dtype)
+
+
+@torch.no_grad()
+def mean_overlap(weight: Tensor, kappa: Tensor) -> Tensor:
+    """How much each class overlaps with all, itself included (1), on average, shape (C,)."""
+    return overlaps(weight, kappa).mean(dim=1)
+
+
+def inter_class_overlap(weight: Tensor, kappa: Tensor) -> Tensor:
+    """The mean overlap of all pairs, 0 of a class with itself: a loss that keeps them apart."""
+    found = overlaps(weight, kappa)
+    return (found.sum() - found.diagonal().sum()) / found.numel()
+
+
+def class_feature_discrepancy(
+    features: Tensor, label: Tensor, weight: Tensor, kappa: Tensor
+) -> Tensor:
+    """1 - overlap of the classes of a batch with the mean directions of their features, the mean.
+
+    Args:
+        features: Shape (N, F).
+        label: Shape (N,).
+        weight: Shape (C, F).
+        kappa: Shape (C,).
+    """
+    sums = torch.zeros_like(weight).index_add(0, label, F.normalize(features).to(weight.dtype))
+    present = torch.zeros_like(kappa).index_add(0, label, torch.ones_like(label).to(kappa)) > 0
+    cosines = F.cosine_similarity(sums, weight, dim=1)
+    divergence = mean_resultant(kappa, weight.shape[1]) * kappa * (1 - cosines)
+    return ((1 - 1 / (1 + divergence)) * present).sum() / present.sum().clamp(min=1)
 
 
 def calibrated_kappa(kappa: Tensor, overlap: Tensor, alpha: float) -> Tensor:

@@ -23,12 +23,17 @@ class BalancedSigmoidLoss(PriorLoss):
     "Balanced Activation for Long-tailed Visual Recognition" (Ren et al., 2020), the second of the
     two papers of Balanced Meta-Softmax's authors.
 
-    The label C, after the last class, is the background of a detector: no class at all.
+    The label C, after the last class, is the background of a detector: no class at all. Labels may
+    also be targets t of all classes, shape (N, C), in [0, 1], as mixed images have them. With
+    τ = 1 it is LiVT's Bal-BCE (Xu et al., "Learning Imbalanced Data with Vision Transformers",
+    CVPR 2023, section 3.3).
 
     Args:
         class_prior: Class counts of the training data: anything that ``ClassPrior.build`` takes.
         background_count: How often no class is there, in the prior's unit; it is part of n.
             Default: 0.
+        tau: Factor of the shift. Default: 1.
+        label_smooth_val: s: targets are (1 - s) t + s / C, of class indices alone. Default: 0.
         zero_count: How to treat classes that the prior never saw, see
             :func:`generalized_reweight`; with ``'ignore'`` they have no loss, so their scores stay
             where they began. Default: None, an error.
@@ -46,6 +51,8 @@ class BalancedSigmoidLoss(PriorLoss):
         class_prior: PriorLike,
         *,
         background_count: float = 0.0,
+        tau: float = 1.0,
+        label_smooth_val: float = 0.0,
         zero_count: ZeroCount = None,
         loss_name: str = 'loss_balanced_sigmoid',
         **kwargs: Any,
@@ -58,10 +65,11 @@ class BalancedSigmoidLoss(PriorLoss):
             raise ValueError(f'every sample is {name}: balanced sigmoid needs samples of others')
         seen = torch.tensor(counts > 0)
         with np.errstate(divide='ignore'):
-            log_odds = torch.tensor(np.log(counts / others), dtype=torch.float32)
+            log_odds = tau * torch.tensor(np.log(counts / others), dtype=torch.float32)
         # Not persistent: a checkpoint of another loss has no such keys.
         self.register_buffer('log_odds', log_odds.where(seen, torch.tensor(0.0)), persistent=False)
         self.register_buffer('seen', seen, persistent=False)
+        self.label_smooth_val = label_smooth_val
 
     def probabilities(self, pred: Tensor) -> Tensor:
         """Probabilities (N, C + 1) of scores (N, C), the last of a background 0."""
@@ -70,12 +78,20 @@ class BalancedSigmoidLoss(PriorLoss):
     def compute(self, pred: Tensor, call: Call) -> Tensor:
         """The sum over the classes of each element, reduced; its label C is the background."""
         self._check_scores(pred)
-        valid = call.label != call.ignore_index
-        target = F.one_hot(call.label.where(valid, self.num_classes), self.num_classes + 1)
+        target, valid = self._targets(pred, call)
         loss = F.binary_cross_entropy_with_logits(
-            pred + self.log_odds.to(pred.dtype), target[:, :-1].to(pred.dtype), reduction='none'
+            pred + self.log_odds.to(pred.dtype), target, reduction='none'
         )
         return call.reduced((loss * self.seen).sum(1) * call.weights(valid, pred.dtype))
+
+    def _targets(self, pred: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        """Of all classes, (N, C), and which elements are not ignored, (N,)."""
+        if call.label.dim() == pred.dim():
+            return call.label.to(pred.dtype), torch.ones_like(call.label[:, 0], dtype=torch.bool)
+        valid = call.label != call.ignore_index
+        own = F.one_hot(call.label.where(valid, self.num_classes), self.num_classes + 1)
+        smooth = self.label_smooth_val
+        return (1 - smooth) * own[:, :-1].to(pred.dtype) + smooth / self.num_classes, valid
 
     def extra_repr(self) -> str:
         return f'{self.num_classes} classes'

@@ -1,0 +1,77 @@
+"""De-confounded classifiers: at test, without the direction that training drifts towards."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import processes
+
+
+class CausalLinear(nn.Linear):
+    r"""Multi-head normalised classifier, whose scores at test are the total direct effect (TDE).
+
+    With the K parts :math:`x^k, w_c^k` of features and weights, in training
+
+    .. math:: z_c = \frac{\tau}{K} \sum_k
+        \frac{x^k \cdot w_c^k}{\lVert x^k \rVert (\lVert w_c^k \rVert + \gamma)}
+
+    and at test :math:`x^k / \lVert x^k \rVert` less :math:`\alpha \cos(x^k, d^k)\, d^k`, d the
+    direction of the moving mean of the features. Source: Tang et al., "Long-Tailed Classification
+    by Keeping the Good and Removing the Bad Momentum Causal Effect", NeurIPS 2020, section 4. As
+    released, the mean is :math:`m \leftarrow \mu m + \bar x`, and each part of d has length 1.
+
+    Args:
+        in_features: Number of channels F, divisible by K.
+        out_features: Number of classes C.
+        num_heads: K. Default: 2.
+        tau: τ. Default: 16.
+        gamma: γ. Default: 1/32.
+        alpha: α, chosen after training: 0 subtracts nothing. Default: 3, for ImageNet-LT.
+        momentum: μ. Default: 0.9.
+
+    Attributes:
+        direction: m, shape (F,), at first 0, with which nothing is subtracted.
+    """
+
+    direction: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        num_heads: int = 2,
+        tau: float = 16.0,
+        gamma: float = 1 / 32,
+        alpha: float = 3.0,
+        momentum: float = 0.9,
+    ) -> None:
+        if in_features % num_heads:
+            raise ValueError(f'{in_features} channels cannot be split into {num_heads} heads')
+        super().__init__(in_features, out_features, bias=False)
+        self.num_heads, self.tau, self.gamma = num_heads, tau, gamma
+        self.alpha, self.momentum = alpha, momentum
+        self.register_buffer('direction', torch.zeros(in_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores (N, C) of features (N, F), in float32 at least."""
+        x = self._parts(features.to(torch.promote_types(features.dtype, torch.float32)))
+        w = self._parts(self.weight.to(x.dtype))
+        if self.training and torch.is_grad_enabled():
+            self._follow(features)
+        unit = F.normalize(x, dim=2)
+        if not self.training:
+            d = F.normalize(self._parts(self.direction[None].to(x.dtype)), dim=2)
+            unit = unit - self.alpha * (unit * d).sum(2, keepdim=True) * d
+        w = w / (w.norm(dim=2, keepdim=True) + self.gamma)
+        return self.tau / self.num_heads * torch.einsum('nkf,ckf->nc', unit, w)
+
+    def _parts(self, values: Tensor) -> Tensor:
+        return values.unflatten(1, (self.num_heads, -1))
+
+    @torch.no_grad()
+    def _follow(self, features: Tensor) -> None:
+        mean = features.detach().to(self.direction.dtype).mean(dim=0)
+        mean = processes.summed(mean) / processes.number()
+        self.direction.mul_(self.momentum).add_(mean)
