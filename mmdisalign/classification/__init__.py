@@ -7,14 +7,29 @@ require('cls')
 
 from mmpretrain.registry import MODELS
 
-from ..losses import BalancedSigmoidLoss, BalancedSoftmaxLoss
+from ..losses import (
+    BalancedSigmoidLoss,
+    BalancedSoftmaxLoss,
+    CDBLoss,
+    ClassBalancedLoss,
+    DifficultyNetLoss,
+    DistributionBalancedLoss,
+    GCLLoss,
+    IIFLoss,
+    LADELoss,
+    LDAMLoss,
+    SoftmaxEQLLoss,
+    VSLoss,
+)
 from .backbones import CIFARResNet
+from .class_hooks import ClassDifficultyHook, DeferredReweightingHook, DifficultyNetHook
 from .classifiers import (
     CalibratedImageClassifier,
     calibrated_classifier,
     calibrated_model,
 )
 from .datasets import CIFAR10LT, CIFAR100LT
+from .distilled import DistilledImageClassifier, SelfDistilledClsHead
 from .heads import (
     CalibratedClsHeadMixin,
     CosineClsHead,
@@ -22,6 +37,10 @@ from .heads import (
     DisAlignLinearClsHead,
     DisAlignVisionTransformerClsHead,
     LWSLinearClsHead,
+    MARCLinearClsHead,
+    TDEClsHead,
+    VMFClsHead,
+    WhitenedClsHead,
     calibrated,
 )
 from .hooks import ResetClassifierHook
@@ -31,29 +50,65 @@ from .metrics import LongTailAccuracy, LongTailAveragePrecision
 from .prepare import prepare
 from .samplers import ClassSampler, LearnedClassSampler
 
-for _loss in (BalancedSigmoidLoss, BalancedSoftmaxLoss):
+for _loss in (
+    BalancedSigmoidLoss,
+    BalancedSoftmaxLoss,
+    CDBLoss,
+    ClassBalancedLoss,
+    DifficultyNetLoss,
+    DistributionBalancedLoss,
+    GCLLoss,
+    IIFLoss,
+    LADELoss,
+    LDAMLoss,
+    SoftmaxEQLLoss,
+    VSLoss,
+):
     MODELS.register_module(module=_loss)
+# LiVT's name of it.
+MODELS.register_module(name='BalancedBCELoss', module=BalancedSigmoidLoss)
+BalancedBCELoss = BalancedSigmoidLoss
 
 __all__ = [
     'CIFAR10LT',
     'CIFAR100LT',
+    'BalancedBCELoss',
     'BalancedSigmoidLoss',
     'BalancedSoftmaxLoss',
+    'CDBLoss',
     'CIFARResNet',
     'CalibratedClsHeadMixin',
     'CalibratedImageClassifier',
+    'ClassBalancedLoss',
+    'ClassDifficultyHook',
     'ClassSampler',
     'CosineClsHead',
+    'DeferredReweightingHook',
+    'DifficultyNetHook',
+    'DifficultyNetLoss',
     'DisAlignCosineClsHead',
     'DisAlignLinearClsHead',
     'DisAlignVisionTransformerClsHead',
+    'DistilledImageClassifier',
+    'DistributionBalancedLoss',
+    'GCLLoss',
     'GRWCrossEntropyLoss',
+    'IIFLoss',
+    'LADELoss',
+    'LDAMLoss',
     'LWSLinearClsHead',
     'LearnedClassSampler',
     'LongTailAccuracy',
     'LongTailAveragePrecision',
+    'MARCLinearClsHead',
     'MetaSamplerHook',
     'ResetClassifierHook',
+    'SelfDistilledClsHead',
+    'SoftmaxEQLLoss',
+    'TDEClsHead',
+    'VMFClsHead',
+    'VSLoss',
+    'WhitenedClsHead',
     'calibrated',
     'calibrated_classifier',
     'calibrated_model',

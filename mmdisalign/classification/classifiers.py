@@ -20,7 +20,13 @@ from ..engine import (
     registered_class,
     unknown_arguments,
 )
-from .heads import LWSLinearClsHead, calibrated, classifier_name, classifier_of
+from .heads import (
+    LWSLinearClsHead,
+    ScaledLinearClsHead,
+    calibrated,
+    classifier_name,
+    classifier_of,
+)
 from .layers import calibrate, known_base, model_layers
 from .losses import grw_loss
 
@@ -109,7 +115,7 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
 
     def _find_classifier(self, stage: str, calibrated_layers: Sequence[str]) -> int:
         """Calibrate what is to be; returns the number of classes."""
-        if stage == 'classifier' or isinstance(self.head, LWSLinearClsHead):
+        if stage == 'classifier' or isinstance(self.head, ScaledLinearClsHead):
             if calibrated_layers:
                 raise ValueError(
                     f'{type(self.head).__name__} in the stage {stage!r} has no calibrated_layers'

@@ -5,12 +5,26 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import torch
+from mmengine.logging import MessageHub
 from mmpretrain.models import heads
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..calibration import ClassScale, CosineLinear, convert_released_keys, hold_calibration
+from ..calibration import (
+    AffineMap,
+    CausalLinear,
+    ClassScale,
+    CosineLinear,
+    MarginScores,
+    VMFLinear,
+    Whitening,
+    class_feature_discrepancy,
+    convert_released_keys,
+    hold_calibration,
+    inter_class_overlap,
+)
 from ..engine import check_prior, derive, refusal
 from .layers import calibrate, head_layers, known_base
 
@@ -86,18 +100,163 @@ SPECIAL = {
 }
 
 
-@MODELS.register_module()
-class LWSLinearClsHead(heads.LinearClsHead):
-    """mmpretrain's ``LinearClsHead`` with a learned factor a class, see :class:`ClassScale`."""
+class ScaledLinearClsHead(heads.LinearClsHead):
+    """A ``LinearClsHead`` whose scores a calibration of its own scales and shifts.
+
+    A subclass makes it in :meth:`make_calibration`.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.calibration = ClassScale(self.num_classes)
+        self.calibration = self.make_calibration()
         _check_loss(self.loss_module, self.num_classes)
 
+    def make_calibration(self) -> AffineMap:
+        """Untouched, the scores stay as they are."""
+        raise NotImplementedError
+
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """Scaled scores (N, C); arguments as of the head's own ``forward``."""
+        """Calibrated scores (N, C); arguments as of the head's own ``forward``."""
         return self.calibration(super().forward(feats), self.pre_logits(feats))
+
+
+@MODELS.register_module()
+class LWSLinearClsHead(ScaledLinearClsHead):
+    """mmpretrain's ``LinearClsHead`` with a learned factor a class, see :class:`ClassScale`."""
+
+    def make_calibration(self) -> ClassScale:
+        """Factors of 1."""
+        return ClassScale(self.num_classes)
+
+
+@MODELS.register_module()
+class MARCLinearClsHead(ScaledLinearClsHead):
+    """mmpretrain's ``LinearClsHead`` with calibrated margins, see :class:`MarginScores`.
+
+    A weight decay pulls ω to 1, where the released code pulls it to 0.
+    """
+
+    def make_calibration(self) -> MarginScores:
+        """ω of 1, β of 0."""
+        return MarginScores(self.fc.weight.new_zeros(self.num_classes))
+
+    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """Scores (N, C), whose margins are in units of the classifier's present norms."""
+        self.calibration.norms = self.fc.weight.detach().norm(dim=1)
+        return super().forward(feats)
+
+
+@MODELS.register_module()
+class TDEClsHead(heads.LinearClsHead):
+    """mmpretrain's ``LinearClsHead`` with a de-confounded classifier, see :class:`CausalLinear`.
+
+    Args:
+        num_classes: Number of classes C.
+        in_channels: Number of channels F.
+        num_heads: K. Default: 2.
+        tau: τ. Default: 16.
+        gamma: γ. Default: 1/32.
+        alpha: α, of test alone: ``test.py --cfg-options model.head.alpha=2``. Default: 3.
+        momentum: μ. Default: 0.9.
+        kwargs: Arguments of ``LinearClsHead``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        *,
+        num_heads: int = 2,
+        tau: float = 16.0,
+        gamma: float = 1 / 32,
+        alpha: float = 3.0,
+        momentum: float = 0.9,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, in_channels, **kwargs)
+        own = dict(num_heads=num_heads, tau=tau, gamma=gamma, alpha=alpha, momentum=momentum)
+        self.fc = CausalLinear(in_channels, num_classes, **own)
+
+
+@MODELS.register_module()
+class VMFClsHead(heads.LinearClsHead):
+    """mmpretrain's ``LinearClsHead`` with a classifier of von Mises-Fisher densities.
+
+    See :class:`VMFLinear`. The loss is to be ``BalancedSoftmaxLoss``, which adds the log counts in
+    training. Beside it are, with a weight that falls to 0 with the epochs, the overlap of the
+    classes, ``loss_overlap``, and that of classes with their features, ``loss_features``. Their
+    optimiser: twice slower, and κ without decay, ``paramwise_cfg=dict(custom_keys={'head.fc':
+    dict(lr_mult=0.5), 'head.fc.kappa': dict(lr_mult=0.5, decay_mult=0.0)})``.
+
+    Args:
+        num_classes: Number of classes C.
+        in_channels: Number of channels F.
+        kappa: Where κ starts. Default: 16.
+        overlap_weight: Of both losses at first; 0 leaves them out. Default: 0.2.
+        kwargs: Arguments of ``LinearClsHead``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        *,
+        kappa: float = 16.0,
+        overlap_weight: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, in_channels, **kwargs)
+        self.fc = VMFLinear(in_channels, num_classes, kappa)
+        self.overlap_weight = overlap_weight
+
+    def loss(
+        self, feats: tuple[Tensor, ...], data_samples: list[DataSample], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Losses of a batch; arguments as of ``ClsHead``."""
+        losses = super().loss(feats, data_samples, **kwargs)
+        # In a stage that freezes the classifier, they could change nothing.
+        if not self.overlap_weight or not self.fc.weight.requires_grad:
+            return losses
+        weight, kappa = self.fc.weight, self.fc.concentration()
+        share = self.overlap_weight * (1 - _progress()) ** 0.9
+        losses['loss_overlap'] = share * inter_class_overlap(weight, kappa)
+        if 'gt_score' not in data_samples[0]:  # mixed images are of no one class
+            label = torch.cat([sample.gt_label for sample in data_samples]).to(weight.device)
+            own = class_feature_discrepancy(self.pre_logits(feats), label, weight, kappa)
+            losses['loss_features'] = share * own
+        return losses
+
+
+def _progress() -> float:
+    """How far training is, from 0 to 1."""
+    hub = MessageHub.get_current_instance()
+    for now, end in (('epoch', 'max_epochs'), ('iter', 'max_iters')):
+        if hub.get_info(end):
+            return min(hub.get_info(now, 0) / hub.get_info(end), 1.0)
+    return 0.0
+
+
+@MODELS.register_module()
+class WhitenedClsHead(heads.LinearClsHead):
+    """mmpretrain's ``LinearClsHead`` on whitened features, see :class:`Whitening`.
+
+    Args:
+        num_classes: Number of classes C.
+        in_channels: Number of channels F.
+        num_groups: Groups of channels; a batch needs more images than a group has channels.
+            Default: 1.
+        kwargs: Arguments of ``LinearClsHead``.
+    """
+
+    def __init__(
+        self, num_classes: int, in_channels: int, *, num_groups: int = 1, **kwargs: Any
+    ) -> None:
+        super().__init__(num_classes, in_channels, **kwargs)
+        self.whitening = Whitening(in_channels, num_groups)
+
+    def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """Whitened features (N, F)."""
+        return self.whitening(super().pre_logits(feats))
 
 
 @cache
@@ -111,7 +270,7 @@ def calibrated(head: type) -> type:
     Raises:
         TypeError: If the head is another one.
     """
-    if issubclass(head, (CalibratedClsHeadMixin, LWSLinearClsHead)):
+    if issubclass(head, (CalibratedClsHeadMixin, ScaledLinearClsHead)):
         return head
     known = known_base(head)
     if known is None:

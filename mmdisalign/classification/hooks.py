@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
+from torch import nn
 
 from .heads import classifier_of
 
@@ -25,8 +26,12 @@ class ResetClassifierHook(Hook):
         """Reset the classifier, after the checkpoint was loaded."""
         if runner.iter > 0:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        classifier = classifier_of(model.head)
+        classifier = classifier_of(model_of(runner).head)
         classifier.reset_parameters()
         for parameter in classifier.parameters():
             broadcast(parameter.data)
+
+
+def model_of(runner: Runner) -> nn.Module:
+    """The model, without what wraps it."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Optional
 
 from mmpretrain.models.losses import (
@@ -18,31 +17,11 @@ from torch.nn.functional import one_hot
 
 from .. import losses
 from ..calibration import ClassPrior, ZeroCount, generalized_reweight, mix_in
-from ..losses.base import Call
 
 
 @MODELS.register_module()
 class GRWCrossEntropyLoss(losses.GRWCrossEntropyLoss):
-    """:class:`mmdisalign.losses.GRWCrossEntropyLoss`, also of labels that are shares of classes.
-
-    An image with shares t (one-hot, or mixed of several) is to it an element of each class c with
-    t_c > 0, of weight t_c. Of one-hot labels it is the loss of the class indices.
-    """
-
-    def compute(self, pred: Tensor, call: Call) -> Tensor:
-        """The loss; with the reduction ``'none'``, of shares that of each that is not 0."""
-        if call.label.dim() == pred.dim():
-            pred, call = _as_elements(pred, call)
-        return super().compute(pred, call)
-
-
-def _as_elements(pred: Tensor, call: Call) -> tuple[Tensor, Call]:
-    """Scores and labels of each class that an image has a share of, of shares (N, C)."""
-    rows, columns = call.label.nonzero(as_tuple=True)
-    shares = call.label[rows, columns].to(pred.dtype)
-    weight = shares if call.weight is None else shares * call.weight[rows]
-    avg_factor = len(pred) if call.avg_factor is None else call.avg_factor
-    return pred[rows], replace(call, label=columns, weight=weight, avg_factor=avg_factor)
+    """:class:`mmdisalign.losses.GRWCrossEntropyLoss`."""
 
 
 class ReweightedSigmoidsMixin:

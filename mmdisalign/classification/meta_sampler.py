@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 
 from ..calibration.meta_sampler import LabeledFeatures, meta_loss
 from .heads import classifier_of
+from .hooks import model_of
 from .samplers import ClassSampler, LearnedClassSampler
 
 CHECKPOINT_KEY = 'meta_sampler'
@@ -89,8 +89,8 @@ class MetaSamplerHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Start from balanced classes, or in a resumed training from the rates it had."""
-        self._sampler = _learned_sampler(runner)
-        self._log_counts = _log_counts(_model(runner).head)
+        self._sampler = learned_sampler(runner, type(self).__name__)
+        self._log_counts = _log_counts(model_of(runner).head)
         dataset = runner.train_dataloader.dataset
         self._meta_sampler = ClassSampler(dataset, power=0, seed=_meta_seed(self.seed))
         self._log_rates = torch.zeros_like(self._log_counts).requires_grad_()
@@ -107,7 +107,7 @@ class MetaSamplerHook(Hook):
         """Learn from the batch, before the model does, where it is its turn."""
         if not self.every_n_train_iters(runner, self.interval):
             return
-        loss = self._meta_loss(_model(runner), data_batch, self._meta_batch(runner))
+        loss = self._meta_loss(model_of(runner), data_batch, self._meta_batch(runner))
         (gradient,) = torch.autograd.grad(loss, self._log_rates)
         all_reduce(gradient, op='mean')
         self._log_rates.grad = gradient
@@ -125,12 +125,12 @@ class MetaSamplerHook(Hook):
         }
 
     def _meta_loss(self, model: nn.Module, inner: dict, outer: dict) -> Tensor:
-        features, labels = _features(model, inner)
+        features, labels = features_of(model, inner)
         return meta_loss(
             self._log_rates,
             classifier_of(model.head),
             (features, labels),
-            _features(model, outer),
+            features_of(model, outer),
             log_counts=self._log_counts,
             inner_lr=self.inner_lr,
             temperature=self.temperature,
@@ -167,16 +167,13 @@ class MetaSamplerHook(Hook):
             runner.message_hub.update_scalar(f'train/{name}', value)
 
 
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
-def _learned_sampler(runner: Runner) -> LearnedClassSampler:
+def learned_sampler(runner: Runner, hook: str) -> LearnedClassSampler:
+    """The sampler of the training data; TypeError, in the name of a hook, if it learns no rates."""
     # A data loader with a batch sampler from the config has no other link to its sampler.
     sampler = runner.train_dataloader.batch_sampler.sampler
     if not isinstance(sampler, LearnedClassSampler):
         raise TypeError(
-            f'MetaSamplerHook has no rates to learn for {type(sampler).__name__}: set '
+            f'{hook} has no rates to learn for {type(sampler).__name__}: set '
             "train_dataloader.sampler=dict(type='LearnedClassSampler')"
         )
     return sampler
@@ -194,7 +191,7 @@ def _log_counts(head: nn.Module) -> Tensor:
     return log_counts
 
 
-def _features(model: nn.Module, batch: dict) -> LabeledFeatures:
+def features_of(model: nn.Module, batch: dict) -> LabeledFeatures:
     """Features (N, F) that the classifier sees, as constants, and labels (N,)."""
     # Not as in training, which could mix images and their labels.
     data = model.data_preprocessor(batch, training=False)

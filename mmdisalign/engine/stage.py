@@ -11,10 +11,10 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from ..calibration import AdaptiveCalibration, ClassScale
+from ..calibration import AdaptiveCalibration, ClassScale, MarginScores
 from .checkpoint import read_state
 
-CALIBRATIONS = (AdaptiveCalibration, ClassScale)
+CALIBRATIONS = (AdaptiveCalibration, ClassScale, MarginScores)
 
 
 class CheckpointError(RuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Optional
 
 import torch
@@ -14,6 +15,10 @@ from .cross_entropy import checked_normalizer, weighted_cross_entropy
 
 class AdjustedCrossEntropyLoss(PriorLoss):
     """Cross-entropy of what :meth:`adjusted` makes of the scores: a subclass says what that is.
+
+    Labels may be shares t of the classes, shape (N, C), as mixed images have them: an image is then
+    an element of each class c with t_c > 0, of weight t_c. Of one-hot labels that is the loss of
+    the class indices; of the reduction ``'none'``, it is that of each share that is not 0.
 
     Args:
         class_prior: Class counts of the training data: anything that ``ClassPrior.build`` takes.
@@ -59,6 +64,8 @@ class AdjustedCrossEntropyLoss(PriorLoss):
     def compute(self, pred: Tensor, call: Call) -> Tensor:
         """The weighted cross-entropy, see :func:`weighted_cross_entropy`."""
         self._check_scores(pred)
+        if call.label.dim() == pred.dim():
+            pred, call = _as_elements(pred, call)
         return weighted_cross_entropy(
             self.adjusted(pred, call.label.where(call.label != call.ignore_index, 0)),
             call.label,
@@ -72,6 +79,15 @@ class AdjustedCrossEntropyLoss(PriorLoss):
 
     def extra_repr(self) -> str:
         return f'{self.num_classes} classes, normalizer={self.normalizer}'
+
+
+def _as_elements(pred: Tensor, call: Call) -> tuple[Tensor, Call]:
+    """Scores and labels of each class that an image has a share of, of shares (N, C)."""
+    rows, columns = call.label.nonzero(as_tuple=True)
+    shares = call.label[rows, columns].to(pred.dtype)
+    weight = shares if call.weight is None else shares * call.weight[rows]
+    avg_factor = len(pred) if call.avg_factor is None else call.avg_factor
+    return pred[rows], replace(call, label=columns, weight=weight, avg_factor=avg_factor)
 
 
 def along_classes(values: Tensor, scores: Tensor) -> Tensor:

@@ -48,11 +48,12 @@ class LADELoss(BalancedSoftmaxLoss):
     def compute(self, pred: Tensor, call: Call) -> Tensor:
         """The mean of both; of the reduction ``'none'``, the regulariser is in each."""
         found = super().compute(pred, call)
-        valid = call.label != call.ignore_index
-        pred, label = pred[valid], call.label[valid]
-        share = self.frequencies.to(pred.dtype)
-        own = F.one_hot(label, self.num_classes).to(pred.dtype)
-        of_class = (own * pred).sum(0) / own.sum(0).clamp(min=1)
+        own = call.label
+        if own.dim() < pred.dim():
+            valid = own != call.ignore_index
+            pred, own = pred[valid], F.one_hot(own[valid], self.num_classes)
+        own, share = own.to(pred.dtype), self.frequencies.to(pred.dtype)
+        of_class = (own * pred).sum(0) / own.sum(0).clamp(min=1e-9)
         ratio = pred - (share.clamp(min=1e-9) * self.num_classes).log()
         evidence = ratio.logsumexp(0) - math.log(max(len(pred), 1))
         bound = of_class - evidence - self.lambda_ * evidence**2

@@ -1,0 +1,258 @@
+"""Hooks that watch the classes while a classifier trains, and weigh or sample them by that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional, Union
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from ..calibration import effective_number_weights
+from ..losses import CDBLoss, DifficultyNet, DifficultyNetLoss, difficulty_meta_loss
+from ..losses.difficulty import DYNAMIC, difficulty_weights
+from .heads import classifier_of
+from .hooks import model_of
+from .meta_sampler import features_of, learned_sampler
+
+TARGETS = ('loss', 'sampler')
+
+
+@HOOKS.register_module()
+class DeferredReweightingHook(Hook):
+    """From an epoch on, weighs the classes of the loss by their effective number of samples.
+
+    Source: DRW in Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
+    Loss", NeurIPS 2019, section 3.3. For a loss with ``class_weight`` and ``class_prior``:
+    ``LDAMLoss``, ``VSLoss`` and their kin.
+
+    Args:
+        begin: The epoch. Default: 160, of 200.
+        beta: β of :func:`effective_number_weights`. Default: 0.9999.
+    """
+
+    def __init__(self, begin: int = 160, beta: float = 0.9999) -> None:
+        self.begin, self.beta = begin, beta
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Set the weights, also of a training that is resumed."""
+        loss = head_of(runner).loss_module
+        if not hasattr(loss, 'class_weight') or not hasattr(loss, 'class_prior'):
+            raise TypeError(
+                f'DeferredReweightingHook has no weights to set in {type(loss).__name__}: it is '
+                'for LDAMLoss, VSLoss and their kin'
+            )
+        if runner.epoch >= self.begin:
+            own = effective_number_weights(loss.class_prior, self.beta, zero_count='ignore')
+            loss.class_weight.copy_(own)
+
+
+@HOOKS.register_module()
+class ClassDifficultyHook(Hook):
+    """After each validation, weighs or samples the classes by how badly they fare.
+
+    The validation images must not be those of the test: they decide. Source: Sinha et al., ACCV
+    2020 (the loss) and IJCV 2022 (the sampler), see :func:`difficulty_weights`. The accuracies are
+    in the checkpoint; set ``train_cfg.val_interval=1``.
+
+    Args:
+        target: ``'loss'``, which has ``set_accuracy`` (``CDBLoss``), or ``'sampler'``, a
+            ``LearnedClassSampler``. Default: ``'loss'``.
+        tau: τ of the sampler's rates, or ``'dynamic'``. Default: ``'dynamic'``.
+        least: What a difficulty of the sampler is at least. Default: 0.
+    """
+
+    state = 'class_difficulty'
+
+    def __init__(
+        self, target: str = 'loss', tau: Union[float, str] = DYNAMIC, least: float = 0.0
+    ) -> None:
+        if target not in TARGETS:
+            raise ValueError(f'target must be one of {", ".join(TARGETS)}, got {target!r}')
+        self.target, self.tau, self.least = target, tau, least
+        self.accuracy: Optional[Tensor] = None
+        self._loaded: Optional[dict[str, Any]] = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the state for when training begins; a stage-1 checkpoint has none."""
+        self._loaded = checkpoint.get(self.state)
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up what a training that is resumed had."""
+        self._check(runner)
+        if self._loaded is not None and runner.iter > 0:
+            self._load(runner, self._loaded)
+        self._loaded = None
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Begin to count."""
+        self._counts = torch.zeros(2, head_of(runner).num_classes)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        outputs: Optional[Sequence[DataSample]] = None,
+    ) -> None:
+        """Count the images of each class, and those that are right."""
+        for sample in outputs:
+            label = int(sample.gt_label)
+            self._counts[0, label] += int(sample.pred_score.argmax()) == label
+            self._counts[1, label] += 1
+
+    def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
+        """Weigh or sample the classes anew.
+
+        Raises:
+            ValueError: If a class has no validation image.
+        """
+        right, seen = self._counts
+        all_reduce(right)
+        all_reduce(seen)
+        if not seen.all():
+            raise ValueError(
+                f'no validation image of class {int((seen == 0).nonzero()[0])}, whose difficulty '
+                'is then not known'
+            )
+        self.accuracy = right / seen
+        self._apply(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the accuracies."""
+        checkpoint[self.state] = {'accuracy': self.accuracy}
+
+    def _check(self, runner: Runner) -> None:
+        if self.target == 'sampler':
+            learned_sampler(runner, type(self).__name__)
+            return
+        loss = head_of(runner).loss_module
+        if not isinstance(loss, CDBLoss):
+            raise TypeError(
+                f'{type(self).__name__} has no weights to set in {type(loss).__name__}: set '
+                "model.head.loss=dict(type='CDBLoss', class_prior=...)"
+            )
+
+    def _load(self, runner: Runner, state: dict[str, Any]) -> None:
+        self.accuracy = state['accuracy']
+        if self.accuracy is not None:
+            self._apply(runner)
+
+    def _apply(self, runner: Runner) -> None:
+        if self.target == 'loss':
+            head_of(runner).loss_module.set_accuracy(self.accuracy)
+            return
+        rates = difficulty_weights(self.accuracy.double(), self.tau, self.least)
+        learned_sampler(runner, type(self).__name__).set_rates(rates / rates.sum())
+
+
+@HOOKS.register_module()
+class DifficultyNetHook(ClassDifficultyHook):
+    """Trains a :class:`DifficultyNet`, and weighs the classes of ``DifficultyNetLoss`` with it.
+
+    Before each iteration, the network learns from :func:`difficulty_meta_loss` of the batch and of
+    a batch of the validation images, which are to be balanced and not those of the test; one step
+    of Adam. Source: Sinha & Ohashi, WACV 2023, section 3, but that the classifier alone takes the
+    inner step. Published figures come from code that differs, see :class:`DifficultyNetLoss`.
+
+    Args:
+        hidden: Channels of the network. Default: 128.
+        bias: Whether its layers have one. Default: False.
+        lr: Of Adam. Default: 1e-5, as for CIFAR.
+        weight_decay: Of Adam. Default: 1e-4.
+        driver_weight: λ. Default: 0.3.
+        inner_lr: Of the inner step. Default: 0.1.
+    """
+
+    state = 'difficulty_net'
+
+    def __init__(
+        self,
+        hidden: int = 128,
+        bias: bool = False,
+        lr: float = 1e-5,
+        weight_decay: float = 1e-4,
+        driver_weight: float = 0.3,
+        inner_lr: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.hidden, self.bias = hidden, bias
+        self.lr, self.weight_decay = lr, weight_decay
+        self.driver_weight, self.inner_lr = driver_weight, inner_lr
+
+    def before_train(self, runner: Runner) -> None:
+        """Make the network, or take up that of a training that is resumed."""
+        head = head_of(runner)
+        weight = classifier_of(head).weight
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # the same in all processes
+            self.net = DifficultyNet(head.num_classes, self.hidden, self.bias).to(weight)
+        self._optimizer = torch.optim.Adam(
+            self.net.parameters(), self.lr, weight_decay=self.weight_decay
+        )
+        self.accuracy = weight.new_zeros(head.num_classes)
+        super().before_train(runner)
+        self._batches = self._endless(runner)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None
+    ) -> None:
+        """Learn from the batch, before the model does."""
+        model, head = model_of(runner), head_of(runner)
+        loss, _ = difficulty_meta_loss(
+            self.net,
+            self.accuracy,
+            classifier_of(head),
+            features_of(model, data_batch),
+            features_of(model, next(self._batches)),
+            inner_lr=self.inner_lr,
+            driver_weight=self.driver_weight,
+        )
+        self._optimizer.zero_grad()
+        loss.backward()
+        for parameter in self.net.parameters():
+            all_reduce(parameter.grad, op='mean')
+        self._optimizer.step()
+        runner.message_hub.update_scalar('train/meta_loss', loss.item())
+        self._apply(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the network, its optimiser and the accuracies."""
+        checkpoint[self.state] = {
+            'accuracy': self.accuracy,
+            'net': self.net.state_dict(),
+            'optimizer': self._optimizer.state_dict(),
+        }
+
+    def _check(self, runner: Runner) -> None:
+        loss = head_of(runner).loss_module
+        if not isinstance(loss, DifficultyNetLoss):
+            raise TypeError(
+                f'DifficultyNetHook has no weights to set in {type(loss).__name__}: set '
+                "model.head.loss=dict(type='DifficultyNetLoss', class_prior=...)"
+            )
+
+    def _load(self, runner: Runner, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state['net'])
+        self._optimizer.load_state_dict(state['optimizer'])
+        self.accuracy = state['accuracy'].to(self.accuracy)
+        self._apply(runner)
+
+    @torch.no_grad()
+    def _apply(self, runner: Runner) -> None:
+        self.accuracy = self.accuracy.to(next(self.net.parameters()))
+        head_of(runner).loss_module.set_difficulty(self.net(self.accuracy))
+
+    def _endless(self, runner: Runner) -> Iterator[dict]:
+        while True:
+            yield from runner.val_dataloader
+
+
+def head_of(runner: Runner) -> nn.Module:
+    """The head of the model."""
+    return model_of(runner).head
