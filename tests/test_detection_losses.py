@@ -216,6 +216,38 @@ def test_half_precision_is_computed_in_single(name: str, dtype: torch.dtype) -> 
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize('name', ALL)
+def test_autocast_is_computed_in_single(name: str) -> None:
+    (scores, label), found = batch(name), []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        loss = made(name)
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            value = total(loss(scores.clone().requires_grad_(), label))
+        found.append((value, dict(loss.named_buffers())))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize('name', STATEFUL)
+def test_what_is_not_trained_with_moves_no_state(name: str) -> None:
+    loss, (scores, label) = made(name), batch(name)
+    cumulated = 'cum_samples'  # mmdet's, which counts all calls
+    before = {k: v.clone() for k, v in loss.named_buffers() if k != cumulated}
+    with torch.no_grad():  # as samplers and assigners ask
+        loss(scores, label)
+    loss.eval()(scores.requires_grad_(), label)
+    after = dict(loss.named_buffers())
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    total(loss.train()(scores, label)).backward()
+    assert any(not torch.equal(after[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize('name', ['EQLv2Loss', 'EqualizedFocalLoss', 'GradLibraLoss'])
+def test_what_is_of_sigmoids_takes_no_other_link(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is of sigmoids alone, got link='gumbel'"):
+        getattr(losses, name)(3, link='gumbel')
+
+
 @pytest.mark.parametrize('name', UNWEIGHED)
 def test_what_has_no_weight_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, label = batch(name)
@@ -247,7 +279,7 @@ def test_batches_of_one_kind_are_finite(name: str, labels: str) -> None:
         assert value.isfinite() and values.grad.isfinite().all()
 
 
-@pytest.mark.parametrize('name', BINARY)
+@pytest.mark.parametrize('name', [*BINARY, 'PCBLoss'])
 def test_negative_labels_are_ignored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, label = batch(name)
     monkeypatch.setattr(torch, 'rand_like', lambda values: torch.full_like(values, 0.5))
@@ -261,7 +293,8 @@ def test_negative_labels_are_ignored(name: str, monkeypatch: pytest.MonkeyPatch)
     ]
     torch.testing.assert_close(*found)
     each = made(name)(scores, ignored, reduction_override='none')
-    assert each.shape == label.shape and not each[[1, 5]].any()
+    each = each[:, None].expand_as(scores) if each.dim() == 1 else each
+    assert each.shape == scores.shape and not each[[1, 5]].any()
 
 
 @pytest.mark.parametrize('name', ALL)

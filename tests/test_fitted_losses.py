@@ -130,7 +130,7 @@ FAMILIES = {
     'Seesaw, PCB': two_stage(dict(type='SeesawPCBLoss', num_classes=5)),
     'IIF': two_stage(dict(type='IIFLoss', class_prior=PRIOR)),
     'PCB': two_stage(dict(type='PCBLoss', num_classes=5)),
-    'SEQL': two_stage(dict(type='SoftmaxEQLLoss', class_prior=PRIOR, lambda_=0.1)),
+    'SEQL': two_stage(dict(type='SoftmaxEQLLoss', class_prior=PRIOR, num_images=100, lambda_=0.1)),
     'CenterNet': (
         'centernet/centernet_r18_8xb16-crop512-140e_coco.py',
         dict(

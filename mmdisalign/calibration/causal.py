@@ -56,7 +56,11 @@ class CausalLinear(nn.Linear):
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores (N, C) of features (N, F), in float32 at least."""
-        x = self._parts(features.to(torch.promote_types(features.dtype, torch.float32)))
+        with torch.autocast(features.device.type, enabled=False):
+            return self._scores(features.to(torch.promote_types(features.dtype, torch.float32)))
+
+    def _scores(self, features: Tensor) -> Tensor:
+        x = self._parts(features)
         w = self._parts(self.weight.to(x.dtype))
         if self.training and torch.is_grad_enabled():
             self._follow(features)

@@ -118,7 +118,7 @@ def inverse_frequency(
         raise ValueError("zero_count='ignore' gives no factor: 'min', or a number")
     counts = filled_counts(prior, zero_count)
     total = counts.sum() if number is None else number
-    if counts.max() >= total:
+    if counts.max() > total or (counts.max() == total and variant != SMOOTH):
         name = prior.name_of(int(counts.argmax()))
         raise ValueError(f'{name} is in {counts.max():g} of {total:g} samples: give their number')
     if variant == SMOOTH:

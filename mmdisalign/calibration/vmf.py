@@ -48,8 +48,10 @@ class VMFLinear(nn.Linear):
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores (N, C) of features (N, F)."""
-        cosines = F.linear(F.normalize(features), F.normalize(self.weight))
-        return self.concentration() * cosines + self.constant()
+        features = features.to(torch.promote_types(features.dtype, self.weight.dtype))
+        with torch.autocast(features.device.type, enabled=False):
+            cosines = F.linear(F.normalize(features), F.normalize(self.weight))
+            return self.concentration() * cosines + self.constant()
 
 
 def log_normalizer(kappa: Tensor, dimension: int) -> Tensor:

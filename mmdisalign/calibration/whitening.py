@@ -47,7 +47,10 @@ class Whitening(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Whitened features (N, F)."""
-        x = features.to(torch.promote_types(features.dtype, torch.float32))
+        with torch.autocast(features.device.type, enabled=False):
+            return self._whitened(features.to(torch.promote_types(features.dtype, torch.float32)))
+
+    def _whitened(self, x: Tensor) -> Tensor:
         if self.training:
             mean, covariance = self._of_batch(x)
         else:

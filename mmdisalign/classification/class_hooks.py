@@ -87,6 +87,9 @@ class ClassDifficultyHook(Hook):
         self._check(runner)
         if self._loaded is not None and runner.iter > 0:
             self._load(runner, self._loaded)
+            # A checkpoint is written before the validation of its epoch.
+            if runner.epoch % runner.train_loop.val_interval == 0:
+                runner.val_loop.run()
         self._loaded = None
 
     def before_val_epoch(self, runner: Runner) -> None:

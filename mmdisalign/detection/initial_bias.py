@@ -6,6 +6,7 @@ import logging
 from weakref import WeakKeyDictionary, ref
 
 import torch
+from mmdet.models.roi_heads.bbox_heads import SABLHead
 from mmengine.logging import print_log
 from torch import nn
 
@@ -20,7 +21,8 @@ class InitialBiasMixin:
     """Mixed into a loss that has ``initial_bias``: a number, or None.
 
     mmengine initialises the parts of a head after the head's own ``init_cfg``, a loss among them,
-    and before a checkpoint is loaded.
+    and before a checkpoint is loaded. Heads that initialise their classifier after that, or without
+    mmengine (Sparse R-CNN's, DETR's), keep the bias that they set.
     """
 
     initial_bias: float | None
@@ -45,8 +47,14 @@ class InitialBiasMixin:
 
 
 def _remember(owner: nn.Module, name: str, module: nn.Module | None) -> None:
-    if isinstance(module, InitialBiasMixin):
-        _OWNERS[module] = ref(owner)
+    if not isinstance(module, InitialBiasMixin):
+        return
+    if isinstance(owner, SABLHead):
+        raise TypeError(
+            f'SABLHead takes its scores for those of a softmax, whatever its loss says; '
+            f'{type(module).__name__} is for the other bbox heads'
+        )
+    _OWNERS[module] = ref(owner)
 
 
 torch.nn.modules.module.register_module_module_registration_hook(_remember)

@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 
 from .. import losses
 from ..calibration import ClassPrior, PriorLike, ZeroCount
+from ..losses.links import Sigmoid
 from .initial_bias import InitialBiasMixin
 
 # No label of a detector means 'ignore': label_weights do, and 255 may be a class.
@@ -103,15 +104,32 @@ class WithBackgroundMixin:
         super().__init__(class_prior, *args, **{'background': True, **BBOX_HEAD, **kwargs})
 
 
-class SigmoidMixin(OwnScoresMixin):
-    """A loss of C scores on sigmoids, for dense heads, too, which ask for ``use_sigmoid=True``."""
-
-    use_sigmoid = True
+class EachClassMixin(OwnScoresMixin):
+    """A loss of C scores, for dense heads, too, which read ``use_sigmoid=True`` as that."""
 
     def __init__(self, *args: Any, use_sigmoid: bool = True, **kwargs: Any) -> None:
         if not use_sigmoid:
-            raise ValueError(f'{type(self).__name__} is on sigmoids: set use_sigmoid=True')
+            raise ValueError(f'{type(self).__name__} is of each class: set use_sigmoid=True')
         super().__init__(*args, **kwargs)
+        self.use_sigmoid = isinstance(self.link, Sigmoid)
+
+
+class CountsImagesMixin:
+    """A loss whose classes are rare by their images, of which a detector's have several classes."""
+
+    def __init__(
+        self,
+        class_prior: PriorLike,
+        lambda_: float = 1.76e-3,
+        num_images: Optional[float] = None,
+        **kwargs: Any,
+    ) -> None:
+        if num_images is None:
+            raise ValueError(
+                f'{type(self).__name__} counts images: set num_images to how many there are in '
+                "training, and class_prior to images, such as dict(source=..., unit='images')"
+            )
+        super().__init__(class_prior, lambda_=lambda_, num_images=num_images, **kwargs)
 
 
 @MODELS.register_module()
@@ -130,22 +148,22 @@ class BalancedSigmoidLoss(OwnScoresMixin, losses.BalancedSigmoidLoss):
 
 
 @MODELS.register_module()
-class EQLLoss(SigmoidMixin, losses.EQLLoss):
+class EQLLoss(CountsImagesMixin, EachClassMixin, losses.EQLLoss):
     """:class:`mmdisalign.losses.EQLLoss`."""
 
 
 @MODELS.register_module()
-class DropLoss(SigmoidMixin, losses.DropLoss):
+class DropLoss(CountsImagesMixin, EachClassMixin, losses.DropLoss):
     """:class:`mmdisalign.losses.DropLoss`."""
 
 
 @MODELS.register_module()
-class EqualizedFocalLoss(SigmoidMixin, losses.EqualizedFocalLoss):
+class EqualizedFocalLoss(EachClassMixin, losses.EqualizedFocalLoss):
     """:class:`mmdisalign.losses.EqualizedFocalLoss`."""
 
 
 @MODELS.register_module()
-class GradLibraLoss(SigmoidMixin, losses.GradLibraLoss):
+class GradLibraLoss(EachClassMixin, losses.GradLibraLoss):
     """:class:`mmdisalign.losses.GradLibraLoss`."""
 
 
@@ -160,7 +178,7 @@ class GumbelLoss(OwnScoresMixin, losses.GumbelLoss):
 
 
 @MODELS.register_module()
-class SoftmaxEQLLoss(WithBackgroundMixin, losses.SoftmaxEQLLoss):
+class SoftmaxEQLLoss(CountsImagesMixin, WithBackgroundMixin, losses.SoftmaxEQLLoss):
     """:class:`mmdisalign.losses.SoftmaxEQLLoss` over foreground and background.
 
     Args:
@@ -232,7 +250,9 @@ class _SoftSeesaw(SeesawLoss):
         rows = (labels < self.num_classes) & (weight > 0)
         scores, labels, weight = scores[rows, :-2], labels[rows], weight[rows]
         objects = one_hot(labels, self.num_classes).to(scores.dtype)
-        self.balance.update(scores.detach().softmax(dim=1), objects)
+        if self.training and cls_score.requires_grad:
+            with torch.autocast(scores.device.type, enabled=False):
+                self.balance.update(scores.detach().softmax(dim=1), objects)
         share = self.balance.share()
         compensated = losses.seesaw_scores(
             scores, labels, self.cum_samples[:-1], p=self.p, q=self.q, least=self.eps

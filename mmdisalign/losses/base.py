@@ -43,7 +43,7 @@ class Call:
         return max(count if self.avg_factor is None else self.avg_factor, torch.finfo(dtype).eps)
 
     def reduced(self, losses: Tensor, count: Optional[int] = None) -> Tensor:
-        """Losses (N,), or their sum or mean; see :meth:`divisor`."""
+        """Losses, their first dimension N, or their sum or mean; see :meth:`divisor`."""
         if self.reduction == 'none':
             return losses
         return losses.sum() / self.divisor(losses.dtype, count)
@@ -93,9 +93,18 @@ class ClassLoss(nn.Module):
         reduction = checked_reduction(reduction_override or self.reduction)
         ignored = self.ignore_index if ignore_index is None else ignore_index
         pred = pred.to(torch.promote_types(pred.dtype, torch.float32))
-        return self.loss_weight * self.compute(
-            pred, Call(label, weight, avg_factor, reduction, ignored)
-        )
+        with torch.autocast(pred.device.type, enabled=False):  # of products of matrices
+            return self.loss_weight * self.compute(
+                pred, Call(label, weight, avg_factor, reduction, ignored)
+            )
+
+    def counts(self, scores: Tensor) -> bool:
+        """Whether a call is one of training, whose elements count in what a loss remembers.
+
+        Samplers and assigners ask for losses, too, without a gradient and each process as often as
+        it likes; and what is frozen remembers what it was.
+        """
+        return self.training and scores.requires_grad
 
 
 class PriorLoss(ClassLoss):

@@ -62,6 +62,8 @@ class BinaryClassLoss(ClassLoss):
             the scores. Default: None, that layer's own.
     """
 
+    sigmoid_only = False
+
     def __init__(
         self,
         num_classes: int,
@@ -73,6 +75,8 @@ class BinaryClassLoss(ClassLoss):
         initial_probability: Optional[float] = None,
     ) -> None:
         super().__init__(reduction=reduction, loss_weight=loss_weight)
+        if self.sigmoid_only and link != 'sigmoid':
+            raise ValueError(f'{type(self).__name__} is of sigmoids alone, got link={link!r}')
         self.num_classes = num_classes
         self.link = link_named(link)
         self.num_scores = num_classes + background
@@ -98,7 +102,7 @@ class BinaryClassLoss(ClassLoss):
         return F.pad(found, (0, self.num_classes + 1 - self.num_scores))
 
     def compute(self, pred: Tensor, call: Call) -> Tensor:
-        """The sum over the scores of each element, reduced."""
+        """The losses of all scores, reduced; of the reduction ``'none'`` (N, A)."""
         if pred.dim() != 2 or pred.shape[1] != self.num_scores:
             raise ValueError(
                 f'{type(self).__name__} of {self.num_classes} classes is of scores '
@@ -113,7 +117,7 @@ class BinaryClassLoss(ClassLoss):
         target = self.targets(pred, classes[:, : self.num_scores].to(pred.dtype), weight > 0)
         scale = self.loss_weight / call.divisor(pred.dtype, count)
         losses = self.element_losses(pred, Rows(target, weight, scale, self.num_classes))
-        return call.reduced(losses.sum(dim=1) * weight, count)
+        return call.reduced(losses * weight[:, None], count)
 
     def _count(self, elements: int) -> int:
         """What the mean over so many elements divides by."""

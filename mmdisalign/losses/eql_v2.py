@@ -31,6 +31,8 @@ class EQLv2Loss(BinaryClassLoss):
         kwargs: Of :class:`BinaryClassLoss`, see :func:`starting_low`.
     """
 
+    sigmoid_only = True  # whose gradient it is
+
     def __init__(
         self, num_classes: int, gamma: float = 12, mu: float = 0.8, alpha: float = 4, **kwargs: Any
     ) -> None:
@@ -51,13 +53,15 @@ class EQLv2Loss(BinaryClassLoss):
 
     def element_losses(self, scores: Tensor, rows: Rows) -> Tensor:
         """The loss of each score, (N, C + 1), whose gradient then counts."""
-        with torch.no_grad():
+        counts = self.counts(scores)
+        if counts:
             self.gradient_ratio.begin()
-            weights = self.class_weights(scores, rows)
+        weights = self.class_weights(scores, rows)
+        losses = weights * self.link.losses(scores, rows.target)
+        if counts:
             gradient = weights * (scores.sigmoid() - rows.target) * rows.counted[:, None]
             self.gradient_ratio.add(gradient[:, :-1], rows.target[:, :-1])
-        losses = weights * self.link.losses(scores, rows.target)
-        self.gradient_ratio.end_with(losses)
+            self.gradient_ratio.end_with(losses)
         return losses
 
     def probabilities(self, pred: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ class EQLv2PCBLoss(EQLv2Loss):
     def targets(self, scores: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         """One-hot targets (N, C + 1), softened where they are of an object that counts."""
         objects = target[:, :-1] * counted[:, None]
-        self.balance.update(scores.detach()[:, :-1].sigmoid(), objects)
+        if self.counts(scores):
+            self.balance.update(scores.detach()[:, :-1].sigmoid(), objects)
         share = self.balance.share() * objects.sum(dim=1, keepdim=True)
         soft = share * self.balance.targets(objects) + (1 - share) * target[:, :-1]
         return torch.cat([soft, target[:, -1:]], dim=1)

@@ -28,6 +28,8 @@ class EqualizedFocalLoss(BinaryClassLoss):
         kwargs: Of :class:`BinaryClassLoss`.
     """
 
+    sigmoid_only = True  # whose gradient it is
+
     def __init__(
         self,
         num_classes: int,
@@ -54,15 +56,17 @@ class EqualizedFocalLoss(BinaryClassLoss):
 
     def element_losses(self, scores: Tensor, rows: Rows) -> Tensor:
         """The loss of each score, (N, C), whose gradient then counts."""
-        self.gradient_ratio.begin()
+        counts = self.counts(scores)
+        if counts:
+            self.gradient_ratio.begin()
         weights, focusing = self.class_weights(scores, rows), self._focusing(scores)
         right = (2 * rows.target - 1) * scores  # the logit of p_t
         cross_entropy = -F.logsigmoid(right)
         hardness = torch.exp(focusing * F.logsigmoid(-right))
-        with torch.no_grad():
+        losses = weights * hardness * cross_entropy
+        if counts:
             slope = focusing * right.sigmoid() * cross_entropy + (-right).sigmoid()
             gradient = weights * hardness * slope * rows.scale * rows.weight[:, None]
             self.gradient_ratio.add(gradient, rows.target)
-        losses = weights * hardness * cross_entropy
-        self.gradient_ratio.end_with(losses)
+            self.gradient_ratio.end_with(losses)
         return losses

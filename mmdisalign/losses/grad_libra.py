@@ -23,6 +23,8 @@ class GradLibraLoss(BinaryClassLoss):
         kwargs: Of :class:`BinaryClassLoss`.
     """
 
+    sigmoid_only = True  # whose gradient it is
+
     def __init__(
         self, num_classes: int, alpha_pos: float = 0.8, alpha_neg: float = 0.8, **kwargs: Any
     ) -> None:

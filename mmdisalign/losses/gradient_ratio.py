@@ -16,7 +16,7 @@ class GradientRatio(nn.Module):
     .. math:: g_c = \sum |\text{gradient of positives}| / \sum |\text{gradient of negatives}|
 
     What an iteration adds counts from the next one on: a loss that is called once for each level
-    sees the same ratio in all. Sums are over all processes, and are in checkpoints.
+    sees the same ratio in all. Sums are over all processes, alike in each, and are in checkpoints.
 
     Args:
         num_classes: C.
@@ -24,7 +24,7 @@ class GradientRatio(nn.Module):
 
     Attributes:
         sums: Over the iterations that count, positive and negative, shape (2, C).
-        added: In this process by the last iteration, shape (2, C).
+        added: By the last iteration, shape (2, C).
     """
 
     sums: Tensor
@@ -46,18 +46,20 @@ class GradientRatio(nn.Module):
 
     @torch.compiler.disable
     def add(self, gradient: Tensor, target: Tensor) -> None:
-        """Add gradients (N, C), by their targets in [0, 1], (N, C)."""
+        """Add gradients (N, C), by their targets in [0, 1], (N, C).
+
+        All processes come here equally often, for the sum over them is taken here: a checkpoint has
+        the buffers of one of them.
+        """
         own = gradient.detach().abs().double()
-        self.added += torch.stack([(own * target).sum(0), (own * (1 - target)).sum(0)])
+        sums = torch.stack([(own * target).sum(0), (own * (1 - target)).sum(0)])
+        self.added += processes.summed(sums)
 
     @torch.compiler.disable
     def begin(self) -> None:
-        """To be called before a loss is computed: if an iteration has ended, what it added counts.
-
-        All processes come here equally often, so the sum over them is taken here.
-        """
+        """Call before a loss is computed: if an iteration has ended, what it added counts."""
         if self._ended:
-            self.sums += processes.summed(self.added)
+            self.sums += self.added
             self.added.zero_()
             self._ended = False
 

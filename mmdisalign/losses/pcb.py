@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -41,12 +40,16 @@ class PCBLoss(ClassLoss):
 
     def compute(self, pred: Tensor, call: Call) -> Tensor:
         """The mean over elements, or over ``avg_factor``."""
-        weight = call.weights(torch.ones_like(call.label), pred.dtype)
-        objects = F.one_hot(call.label, self.num_classes + 1)[:, :-1] * (weight > 0)[:, None]
+        valid = (call.label >= 0) & (call.label <= self.num_classes)
+        if call.ignore_index is not None:
+            valid &= call.label != call.ignore_index
+        weight, label = call.weights(valid, pred.dtype), call.label.where(valid, 0)
+        objects = F.one_hot(label, self.num_classes + 1)[:, :-1] * (weight > 0)[:, None]
         objects = objects.to(pred.dtype)
-        self.balance.update(pred.detach()[:, :-1].softmax(dim=1), objects)
+        if self.counts(pred):
+            self.balance.update(pred.detach()[:, :-1].softmax(dim=1), objects)
         share = self.balance.share() * objects.sum(dim=1)
         log_p, soft = pred.log_softmax(dim=1), self.balance.targets(objects)
         divergence = F.kl_div(log_p[:, :-1], soft, reduction='none').sum(dim=1)
-        losses = (1 - share) * F.nll_loss(log_p, call.label, reduction='none') + share * divergence
+        losses = (1 - share) * F.nll_loss(log_p, label, reduction='none') + share * divergence
         return call.reduced(losses * weight)

@@ -21,6 +21,7 @@ def fit(problem: Problem, value: float) -> AffineScores:
     :class:`mmdisalign.losses.IIFLoss`.
     """
     problem.softmax_only('iif')
+    problem.unscaled('iif')
     if value <= 1:
         raise problem.refuse('iif', f'a base is above 1, got {value}')
     factor = inverse_frequency(problem.numbers, zero_count=problem.zero_count) / math.log(value)

@@ -17,6 +17,7 @@ def fit(problem: Problem, value: float) -> AffineScores:
     background's score stays. Without one, n is but a frequency: that is logit adjustment.
     """
     problem.softmax_only('norcal')
+    problem.unscaled('norcal')
     if not problem.has_background:
         raise problem.refuse('norcal', 'there is no background score; its form is logit-adjustment')
     shift = normalized_calibration(problem.numbers, value)

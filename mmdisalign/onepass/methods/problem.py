@@ -100,6 +100,11 @@ class Problem:
                 'it is for scores on one softmax, and these are of classes and of objects',
             )
 
+    def unscaled(self, method: str) -> None:
+        """Raise ValueError if the scores are multiplied before they are compared (IIF)."""
+        if hasattr(self.loss, 'factors'):
+            raise self.refuse(method, 'the scores are multiplied by inverse frequencies already')
+
     def no_background(self, method: str, reason: str) -> None:
         """Raise ValueError if there is a score of a background."""
         if self.has_background:

@@ -1,0 +1,384 @@
+"""The classification methods in mmpretrain's models: losses, heads, hooks and distillation."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from project import write_classifier
+from torch import Tensor, nn
+
+from mmdisalign import classification as cls
+from mmdisalign.engine import launch
+from mmdisalign.losses import difficulty_weights
+
+C, CHANNELS = 3, 64
+COUNTS = [40, 12, 4]
+# By their names in mmpretrain, and what they are built with.
+LOSSES = {
+    'BalancedBCELoss': dict(label_smooth_val=0.1),
+    'CDBLoss': {},
+    'ClassBalancedLoss': {},
+    'DifficultyNetLoss': {},
+    'GCLLoss': {},
+    'IIFLoss': dict(norm=2),
+    'LADELoss': {},
+    'LDAMLoss': {},
+    'SoftmaxEQLLoss': dict(lambda_=0.1),
+    'VSLoss': {},
+}
+UNSEEN = {name: {**options, 'class_prior': [40, 12, 0]} for name, options in LOSSES.items()}
+for _name in ('BalancedBCELoss', 'ClassBalancedLoss', 'GCLLoss', 'LADELoss', 'LDAMLoss', 'VSLoss'):
+    UNSEEN[_name]['zero_count'] = 'ignore'
+UNSEEN['IIFLoss']['zero_count'] = 'min'
+
+
+@pytest.fixture(autouse=True)
+def scope() -> None:
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+
+
+def made(name: str, **options: object) -> nn.Module:
+    return MODELS.build(dict(type=name, class_prior=COUNTS, **{**LOSSES[name], **options}))
+
+
+def batch(number: int = 12) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(number, C, generator=generator), torch.tensor([0, 0, 1, 2] * (number // 4))
+
+
+def value(loss: nn.Module, scores: Tensor, *args: object, **options: object) -> Tensor:
+    torch.manual_seed(0)  # of what is random
+    return loss(scores, *args, **options)
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    loss, (scores, label) = made(name).double(), batch()
+    scores = scores.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda own: value(loss, own, label), scores)
+
+
+@pytest.mark.parametrize('name', LOSSES)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single(name: str, dtype: torch.dtype) -> None:
+    scores, label = batch()
+    found = [value(made(name), own, label) for own in (scores.to(dtype), scores.to(dtype).float())]
+    assert found[0].dtype == torch.float32
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize('name', [name for name in LOSSES if name != 'LADELoss'])
+def test_what_is_ignored_or_has_no_weight_is_not_there(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for noise in ('rand_like', 'randn_like'):
+        monkeypatch.setattr(torch, noise, lambda own: torch.full_like(own, 0.5))
+    scores, label = batch()
+    kept = torch.tensor([1.0, 0, 1, 1] * 3)
+    ignored = label.where(kept > 0, 255)
+    part = made(name)(scores[kept > 0], label[kept > 0], avg_factor=5.0)
+    torch.testing.assert_close(made(name)(scores, label, kept, avg_factor=5.0), part)
+    torch.testing.assert_close(made(name)(scores, ignored, avg_factor=5.0), part)
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_a_class_that_was_never_seen_makes_no_nan(name: str) -> None:
+    scores, label = batch()
+    scores.requires_grad_()
+    loss = MODELS.build(dict(type=name, **UNSEEN[name]))
+    found = value(loss, scores, label.clamp(max=1))
+    found.backward()
+    assert found.isfinite() and scores.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_one_hot_labels_are_indices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for noise in ('rand_like', 'randn_like'):
+        monkeypatch.setattr(torch, noise, lambda own: torch.full_like(own, 0.5))
+    scores, label = batch()
+    shares = nn.functional.one_hot(label, C).float()
+    options = dict(label_smooth_val=0.0) if name == 'BalancedBCELoss' else {}
+    loss = made(name, **options)
+    torch.testing.assert_close(loss(scores, shares), loss(scores, label))
+    mixed = 0.7 * shares + 0.3 * shares.roll(1, 0)
+    assert loss(scores, mixed).isfinite()
+
+
+def head(**options: object) -> nn.Module:
+    return MODELS.build(dict(num_classes=C, in_channels=8, **options))
+
+
+def samples(label: Tensor) -> list[DataSample]:
+    return [DataSample().set_gt_label(int(own)) for own in label]
+
+
+BALANCED = dict(type='BalancedSoftmaxLoss', class_prior=COUNTS)
+HEADS = {
+    'TDEClsHead': dict(alpha=2.0),
+    'VMFClsHead': dict(loss=BALANCED),
+    'MARCLinearClsHead': {},
+    'WhitenedClsHead': dict(num_groups=2),
+    'SelfDistilledClsHead': {},
+}
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_a_head_learns_and_its_checkpoint_says_the_same(name: str) -> None:
+    own = head(type=name, **copy.deepcopy(HEADS[name]))
+    generator = torch.Generator().manual_seed(2)
+    _, label = batch()
+    # A direction of each class, so that there is something to learn.
+    features = torch.randn(12, 8, generator=generator) + 3 * torch.eye(8)[label]
+    optimizer, found = torch.optim.Adam(own.parameters(), lr=0.05), []
+    for _ in range(30):
+        losses = own.loss((features,), samples(label))
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        found.append(float(losses['loss']))
+    assert found[-1] < 0.7 * found[0]
+    other = head(type=name, **copy.deepcopy(HEADS[name])).eval()
+    other.load_state_dict(own.state_dict())
+    with torch.no_grad():
+        assert torch.equal(own.eval()((features,)), other((features,)))
+
+
+def test_tde_subtracts_at_test_alone() -> None:
+    own, features = head(type='TDEClsHead', alpha=1.0), torch.rand(6, 8)
+    trained = own((features,))
+    tested = own.eval()((features,))
+    assert not torch.allclose(trained, tested)
+    own.fc.alpha = 0.0
+    torch.testing.assert_close(own((features,)), trained)
+
+
+def test_vmf_has_losses_of_overlap_where_its_classifier_trains() -> None:
+    own, label = head(type='VMFClsHead', loss=BALANCED), torch.tensor([0, 1, 2, 0])
+    features = torch.rand(4, 8)
+    losses = own.loss((features,), samples(label))
+    assert {'loss', 'loss_overlap', 'loss_features'} <= set(losses)
+    own.requires_grad_(False)
+    assert set(own.loss((features,), samples(label))) == {'loss'}
+
+
+def test_marc_is_untouched_at_first_and_knows_the_norms_that_it_loads() -> None:
+    own, plain = head(type='MARCLinearClsHead'), head(type='LinearClsHead')
+    own.load_state_dict(plain.state_dict(), strict=False)
+    features = (torch.rand(4, 8),)
+    torch.testing.assert_close(own(features), plain(features))
+    own.calibration.margin.data.fill_(1.0)
+    shift = own(features) - plain(features)
+    torch.testing.assert_close(shift[0], plain.fc.weight.norm(dim=1))
+
+
+def test_disalign_and_post_hoc_methods_see_a_linear_layer_in_a_normalised_head() -> None:
+    for name in ('TDEClsHead', 'VMFClsHead'):
+        kind = cls.calibrated(getattr(cls, name))
+        own = kind(num_classes=C, in_channels=8)
+        assert any('calibration' in key for key in own.state_dict())
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """40, 12 and 4 images of three classes, and what trains on them."""
+    write_classifier(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config(work_dir: str, epochs: int = 2, **options: object) -> Config:
+    # Without flips, so that a training that is resumed has the images that it would have had.
+    text = Path('stage1.py').read_text().replace(', flip, ', ', ')
+    Path('still.py').write_text(text)
+    cfg = Config.fromfile('still.py')
+    cfg.merge_from_dict({
+        'work_dir': work_dir,
+        'train_cfg': dict(by_epoch=True, max_epochs=epochs, val_interval=1),
+        'train_dataloader.sampler': dict(type='DefaultSampler', shuffle=True),
+        'val_cfg': {},
+        'default_hooks': dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+        'randomness': dict(seed=0),
+        **options,
+    })  # fmt: skip
+    cfg.val_dataloader = copy.deepcopy(cfg.test_dataloader)
+    cfg.val_evaluator = copy.deepcopy(cfg.test_evaluator)
+    return cfg
+
+
+def train(cfg: Config) -> Runner:
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def test_classes_are_weighed_by_what_validation_says_also_when_resumed(project: Path) -> None:
+    options = {
+        'model.head.loss': dict(type='CDBLoss', class_prior=COUNTS, tau=1.0),
+        'custom_hooks': [dict(type='ClassDifficultyHook')],
+    }
+    runner = train(config('whole', 3, **options))
+    saved = torch.load('whole/epoch_2.pth', weights_only=False)['class_difficulty']['accuracy']
+    cfg = config('part', 3, **options)
+    launch.resume(cfg, 'whole/epoch_2.pth')
+    resumed = train(cfg)
+    for own in (runner, resumed):
+        hook = next(h for h in own.hooks if isinstance(h, cls.ClassDifficultyHook))
+        weight = own.model.head.loss_module.class_weight
+        torch.testing.assert_close(weight, difficulty_weights(hook.accuracy, 1.0))
+    ends = [torch.load(f'{name}/epoch_3.pth', weights_only=False) for name in ('whole', 'part')]
+    states = [end['state_dict'] for end in ends]
+    assert all(torch.equal(own, states[1][key]) for key, own in states[0].items())
+    assert not any('class_weight' in key for key in states[0])
+    assert saved.shape == (C,)
+
+
+def test_classes_are_sampled_by_what_validation_says(project: Path) -> None:
+    options = {
+        'custom_hooks': [dict(type='ClassDifficultyHook', target='sampler', tau=1.0)],
+    }
+    cfg = config('sampled', **options)
+    cfg.train_dataloader.sampler = dict(type='LearnedClassSampler', seed=0)
+    runner = train(cfg)
+    hook = next(h for h in runner.hooks if isinstance(h, cls.ClassDifficultyHook))
+    sampler = runner.train_dataloader.batch_sampler.sampler
+    weights = difficulty_weights(hook.accuracy.double(), 1.0)
+    np.testing.assert_allclose(sampler.rates, weights / weights.sum(), atol=1e-12)
+
+
+def test_difficulty_net_learns_and_is_resumed(project: Path) -> None:
+    options = {
+        'model.head.loss': dict(type='DifficultyNetLoss', class_prior=COUNTS),
+        'custom_hooks': [dict(type='DifficultyNetHook', hidden=8, lr=0.01)],
+    }
+    runner = train(config('whole', 2, **options))
+    weight = runner.model.head.loss_module.class_weight
+    assert not torch.allclose(weight, torch.ones(C)) and weight.mean() == pytest.approx(1.0)
+    saved = torch.load('whole/epoch_2.pth', weights_only=False)['difficulty_net']
+    cfg = config('part', 3, **options)
+    launch.resume(cfg, 'whole/epoch_2.pth')
+    built = Runner.from_cfg(cfg)
+    hook = next(h for h in built.hooks if isinstance(h, cls.DifficultyNetHook))
+    taken = {}
+    original = hook._load
+    hook._load = lambda runner, state: (original(runner, state), taken.update(copy.deepcopy(
+        hook.net.state_dict())))  # fmt: skip
+    built.train()
+    assert all(torch.equal(taken[key], own) for key, own in saved['net'].items())
+
+
+def test_drw_weighs_the_classes_from_an_epoch_on(project: Path) -> None:
+    options = {
+        'model.head': dict(type='CosineClsHead', scale=1.0),
+        'custom_hooks': [dict(type='DeferredReweightingHook', begin=1)],
+    }
+    cfg = config('drw', **options)
+    cfg.model.head.loss = dict(type='LDAMLoss', class_prior=COUNTS)
+    runner = Runner.from_cfg(cfg)
+    seen = []
+    original = runner.model.head.loss_module.forward
+
+    def forward(*args: object, **kwargs: object) -> Tensor:
+        seen.append(runner.model.head.loss_module.class_weight.tolist())
+        return original(*args, **kwargs)
+
+    runner.model.head.loss_module.forward = forward
+    runner.train()
+    assert seen[0] == [1.0] * C and seen[-1][2] > seen[-1][0]
+
+
+@pytest.mark.parametrize(
+    ('hook', 'message'),
+    [
+        ('ClassDifficultyHook', 'ClassDifficultyHook has no weights to set in CrossEntropyLoss'),
+        ('DifficultyNetHook', 'DifficultyNetHook has no weights to set in CrossEntropyLoss'),
+        ('DeferredReweightingHook', 'DeferredReweightingHook has no weights to set in CrossEnt'),
+    ],
+)
+def test_a_hook_says_what_it_needs(project: Path, hook: str, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        train(config('wrong', custom_hooks=[dict(type=hook)]))
+
+
+def test_a_student_learns_the_features_of_its_teacher_and_is_a_stock_model(project: Path) -> None:
+    teacher = dict(config='stage1.py', checkpoint='stage1.pth')
+    cfg = config('student', **{'model.type': 'DistilledImageClassifier'})
+    cfg.model.update(teachers=[teacher], factor=20.0)
+    runner = Runner.from_cfg(cfg)
+    images = torch.rand(6, 3, 32, 32)
+    given = samples(torch.tensor([0, 1, 2, 0, 1, 2]))
+    first = runner.model.loss(images, given)
+    assert {'loss', 'loss_distill'} <= set(first)
+    optimizer = torch.optim.SGD(runner.model.parameters(), lr=0.05)
+    for _ in range(20):
+        losses = runner.model.loss(images, given)
+        optimizer.zero_grad()
+        losses['loss_distill'].backward()
+        optimizer.step()
+    assert losses['loss_distill'] < 0.5 * first['loss_distill']
+    stock = MODELS.build(Config.fromfile('stage1.py').model)
+    stock.load_state_dict(runner.model.state_dict())
+
+
+def test_a_student_learns_the_scores_of_its_teacher(project: Path) -> None:
+    teacher = dict(config='stage1.py', checkpoint='stage1.pth')
+    model = dict(Config.fromfile('stage1.py').model, type='DistilledImageClassifier')
+    model.update(teachers=[teacher], distill='scores')
+    model['head'] = dict(type='SelfDistilledClsHead', num_classes=C, in_channels=CHANNELS)
+    built = MODELS.build(model)
+    losses = built.loss(torch.rand(4, 3, 32, 32), samples(torch.tensor([0, 1, 2, 0])))
+    sum(losses.values()).backward()
+    assert built.head.fc.weight.grad.any() and built.head.fc_hard.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        (dict(teachers=[]), ValueError, 'features are learned of one teacher, got 0'),
+        (dict(distill='maps'), ValueError, "distill must be one of features, scores, got 'maps'"),
+        (
+            dict(teachers=[dict(config='stage1.py', checkpoint='no.pth')]),
+            FileNotFoundError,
+            r'the teacher has no no\.pth: train it first',
+        ),
+    ],
+)
+def test_a_student_without_a_teacher_is_refused(
+    project: Path, options: dict, error: type, message: str
+) -> None:
+    model = dict(Config.fromfile('stage1.py').model, type='DistilledImageClassifier')
+    teachers = [dict(config='stage1.py', checkpoint='stage1.pth')]
+    with pytest.raises(error, match=message):
+        MODELS.build({**model, 'teachers': teachers, **options})
+
+
+def test_several_teachers_need_as_many_features(project: Path) -> None:
+    teachers = [dict(config='stage1.py', checkpoint='stage1.pth')] * 2
+    model = dict(Config.fromfile('stage1.py').model, type='DistilledImageClassifier')
+    images, given = torch.rand(4, 3, 32, 32), samples(torch.tensor([0, 1, 2, 0]))
+    built = MODELS.build({**model, 'teachers': teachers})
+    with pytest.raises(ValueError, match='the teachers have 128 features, the student 64'):
+        built.loss(images, given)
+    neck = dict(type='LinearNeck', in_channels=CHANNELS, out_channels=128)
+    model.update(neck=[model['neck'], neck])
+    model['head'] = dict(model['head'], in_channels=128)
+    built = MODELS.build({**model, 'teachers': teachers})
+    assert built.loss(images, given)['loss_distill'].isfinite()
+
+
+def test_the_table_of_the_tests_names_its_sources() -> None:
+    tables = (Path(__file__).parent / 'tables').glob('*.json')
+    for path in tables:
+        content = json.loads(path.read_text())
+        cases = content if isinstance(content, list) else [content]
+        assert all(case['source'] for case in cases)
