@@ -124,6 +124,18 @@ def test_a_higher_imbalance_takes_images_away(cifar: str) -> None:
     assert set(ids(strong)) < set(ids(mild)) < set(ids(balanced))
 
 
+def test_images_that_are_held_out_are_in_no_training_split(cifar: str) -> None:
+    held = TinyCIFAR10LT(cifar, hold_out=2, held_out=True, imbalance=1)
+    assert np.bincount(held.get_gt_labels()).tolist() == [2] * 10
+    for imbalance in (1, 4):
+        kept = TinyCIFAR10LT(cifar, hold_out=2, imbalance=imbalance)
+        expected = long_tailed_counts(10, imbalance, PER_CLASS - 2)
+        assert np.bincount(kept.get_gt_labels()).tolist() == expected
+        assert not set(ids(kept)) & set(ids(held))
+    with pytest.raises(ValueError, match='held_out=True needs hold_out'):
+        TinyCIFAR10LT(cifar, held_out=True)
+
+
 def test_an_imbalance_that_empties_a_class_is_refused(cifar: str) -> None:
     with pytest.raises(ValueError, match='imbalance=100 leaves the last class none of 8'):
         TinyCIFAR10LT(cifar)

@@ -18,12 +18,15 @@ class CosineLinear(nn.Linear):
     Args:
         in_features: Number of channels F.
         out_features: Number of classes C.
-        scale: Where the learnable factor s starts. Default: 20.
+        scale: Where the factor s starts. Default: 20.
+        learned: Whether it is learned. Default: True.
     """
 
-    def __init__(self, in_features: int, out_features: int, scale: float = 20.0) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, scale: float = 20.0, learned: bool = True
+    ) -> None:
         super().__init__(in_features, out_features, bias=False)
-        self.scale = nn.Parameter(torch.tensor(float(scale)))
+        self.scale = nn.Parameter(torch.tensor(float(scale)), requires_grad=learned)
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores (N, C) of features (N, F)."""

@@ -42,12 +42,28 @@ class LongTailedMixin:
     Args:
         imbalance: Images of class 0 over images of the last class. Default: 100.
         seed: Seed of the permutations. Default: 0.
+        hold_out: Images of each class that are kept from training, for choosing by: methods that
+            watch validation images must not watch those of the test. Default: 0.
+        held_out: Whether the data set has those, and no others. Default: False.
         kwargs: Arguments of the data set.
+
+    Raises:
+        ValueError: If images that were not held out are wanted.
     """
 
-    def __init__(self, *args: Any, imbalance: float = 100, seed: int = 0, **kwargs: Any) -> None:
-        self.imbalance = imbalance
-        self.seed = seed
+    def __init__(
+        self,
+        *args: Any,
+        imbalance: float = 100,
+        seed: int = 0,
+        hold_out: int = 0,
+        held_out: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if held_out and hold_out < 1:
+            raise ValueError('held_out=True needs hold_out, the number of images of each class')
+        self.imbalance, self.seed = imbalance, seed
+        self.hold_out, self.held_out = hold_out, held_out
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -58,13 +74,15 @@ class LongTailedMixin:
     def _cut(self, images: list[dict]) -> list[dict]:
         labels = np.array([image['gt_label'] for image in images])
         sizes = np.bincount(labels, minlength=len(self.CLASSES))
-        counts = long_tailed_counts(len(sizes), self.imbalance, int(sizes.min()))
+        most = int(sizes.min()) - self.hold_out
+        counts = long_tailed_counts(len(sizes), self.imbalance, most)
         # Unlike that of a Generator, the stream of a RandomState never changes with numpy.
         random = np.random.RandomState(self.seed)
-        kept = [
-            random.permutation(np.flatnonzero(labels == c))[:count]
-            for c, count in enumerate(counts)
-        ]
+        kept = []
+        for c, count in enumerate(counts):
+            order = random.permutation(np.flatnonzero(labels == c))
+            # The last ones are in no training split, whatever its imbalance.
+            kept.append(order[len(order) - self.hold_out :] if self.held_out else order[:count])
         return [images[index] for index in np.sort(np.concatenate(kept))]
 
 

@@ -39,15 +39,22 @@ class CosineClsHead(heads.LinearClsHead):
     Args:
         num_classes: Number of classes C.
         in_channels: Number of channels F.
-        scale: Where the learnable factor of the cosines starts. Default: 20.
+        scale: Where the factor of the cosines starts. Default: 20.
+        learned: Whether it is learned. Default: True.
         kwargs: Arguments of ``LinearClsHead``.
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int, *, scale: float = 20.0, **kwargs: Any
+        self,
+        num_classes: int,
+        in_channels: int,
+        *,
+        scale: float = 20.0,
+        learned: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, in_channels, **kwargs)
-        self.fc = CosineLinear(in_channels, num_classes, scale)
+        self.fc = CosineLinear(in_channels, num_classes, scale, learned)
 
 
 class CalibratedClsHeadMixin:

@@ -1,0 +1,85 @@
+"""Every config of a long-tail method builds, trains and names the data that it is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.structures import DataSample
+from test_cls_configs import DISTILLED, OTHERS, REPO, is_classification, is_other, shipped_configs
+
+NAMES = [name for name in shipped_configs() if is_classification(name) and is_other(name)]
+OF_METHODS = [name for name in NAMES if Path(name).stem.split('_')[0] in OTHERS]
+SAMPLES = [DataSample().set_gt_label(label % 10) for label in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def scope() -> None:
+    init_default_scope('mmpretrain')
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(REPO / 'configs' / name)
+
+
+def test_each_method_has_a_config() -> None:
+    found = {Path(name).stem.split('_')[0] for name in NAMES}
+    assert found == {*OTHERS, *DISTILLED, 'balanced-softmax', 'resnet32'}
+
+
+@pytest.mark.parametrize('name', OF_METHODS)
+def test_a_config_of_a_method_builds_and_has_a_loss(name: str) -> None:
+    cfg = load(name)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    head, loss = OTHERS[Path(name).stem.split('_')[0]]
+    assert type(model.head).__name__ == head
+    assert type(model.head.loss_module).__name__ == loss
+    if type(model).__name__ == 'CalibratedImageClassifier':
+        model.load_state_dict(MODELS.build(load(STAGE_1).model).state_dict(), strict=False)
+    losses = model.loss(torch.rand(12, 3, 32, 32), SAMPLES)
+    total = sum(value for key, value in losses.items() if 'loss' in key)
+    total.backward()
+    assert total.isfinite()
+    for hook in cfg.get('custom_hooks', []):
+        assert hook.type.startswith('mmdisalign.classification.')
+    if loss in ('CDBLoss', 'DifficultyNetLoss'):
+        assert cfg.train_cfg.val_interval == 1
+
+
+STAGE_1 = 'cifar_lt/resnet32_1xb128-200e_cifar10-lt-if100.py'
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if Path(name).stem[:3] in DISTILLED])
+def test_a_student_says_which_teacher_is_to_be_trained_first(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(REPO)
+    cfg = load(name)
+    (teacher,) = cfg.model.teachers
+    assert Path(teacher.config).is_file()
+    stem = Path(teacher.config).stem
+    assert teacher.checkpoint.startswith(f'work_dirs/{stem}/epoch_')
+    missing = dict(teacher, checkpoint=str(tmp_path / 'none.pth'))
+    with pytest.raises(FileNotFoundError, match='train it first'):
+        MODELS.build({**cfg.model, 'teachers': [missing]})
+    saved = tmp_path / 'teacher.pth'
+    trained = MODELS.build(Config.fromfile(teacher.config).model)
+    torch.save({'state_dict': trained.state_dict()}, saved)
+    model = MODELS.build({**cfg.model, 'teachers': [dict(teacher, checkpoint=str(saved))]})
+    losses = model.loss(torch.rand(12, 3, 32, 32), SAMPLES)
+    sum(value for key, value in losses.items() if 'loss' in key).backward()
+
+
+def test_the_held_out_images_are_of_the_training_files_and_no_test_images() -> None:
+    cfg = load('cifar_lt/resnet32_1xb128-200e_cifar10-lt-if100-held-out.py')
+    own, kept = cfg.val_dataloader.dataset, cfg.train_dataloader.dataset
+    assert DATASETS.get(own.type) is not None
+    assert own.held_out and own.split == 'train' and not kept.get('held_out')
+    assert own.hold_out == kept.hold_out == 25 and own.imbalance == kept.imbalance
+    assert not cfg.test_dataloader.dataset.get('held_out', False)
+    assert sum(cfg.class_prior) < 12406 and cfg.class_prior[0] == 4975
