@@ -25,7 +25,16 @@ from torch._subclasses.fake_tensor import (
     unset_fake_temporarily,
 )
 
-from mmdisalign.calibration import AdaptiveCalibration, ClassScale, CosineConv2d, CosineLinear
+from mmdisalign import losses
+from mmdisalign.calibration import (
+    AdaptiveCalibration,
+    CausalLinear,
+    ClassScale,
+    CosineConv2d,
+    CosineLinear,
+    VMFLinear,
+    Whitening,
+)
 from mmdisalign.losses import (
     BalancedSigmoidLoss,
     BalancedSoftmaxLoss,
@@ -115,6 +124,45 @@ def test_losses(
     check(loss(scores, label, reduction_override='sum'), ())
     weight = cuda(2, *positions)
     check(loss(scores, label, weight, reduction_override='none'), (2, *positions))
+
+
+SHARES = dict(class_prior=COUNTS, num_images=60, lambda_=0.1)
+# Of the rows of one task alone: built with, and how many scores beside the classes'.
+OF_ROWS: list[tuple[str, dict, int]] = [
+    ('CDBLoss', dict(class_prior=COUNTS), 0),
+    ('ClassBalancedLoss', dict(class_prior=COUNTS), 0),
+    ('DifficultyNetLoss', dict(class_prior=COUNTS), 0),
+    ('DropLoss', SHARES, 0),
+    ('EQLLoss', SHARES, 0),
+    ('EQLv2Loss', dict(num_classes=CLASSES), 1),
+    ('EQLv2PCBLoss', dict(num_classes=CLASSES), 1),
+    ('EqualizedFocalLoss', dict(num_classes=CLASSES), 0),
+    ('GCLLoss', dict(class_prior=COUNTS), 0),
+    ('GradLibraLoss', dict(num_classes=CLASSES), 0),
+    ('GumbelLoss', dict(num_classes=CLASSES), 1),
+    ('IIFLoss', dict(class_prior=COUNTS), 0),
+    ('LADELoss', dict(class_prior=COUNTS), 0),
+    ('LDAMLoss', dict(class_prior=COUNTS), 0),
+    ('PCBLoss', dict(num_classes=CLASSES), 1),
+    ('SoftmaxEQLLoss', SHARES, 0),
+    ('VSLoss', dict(class_prior=COUNTS), 0),
+]
+
+
+@pytest.mark.usefixtures('fake')
+@pytest.mark.parametrize(('name', 'options', 'more'), OF_ROWS, ids=[row[0] for row in OF_ROWS])
+def test_losses_of_rows(name: str, options: dict, more: int) -> None:
+    loss = on_gpu(getattr(losses, name)(**options))
+    scores = cuda(3, CLASSES + more).requires_grad_()
+    check(loss(scores, cuda_labels(3), cuda(3)), ())
+
+
+@pytest.mark.usefixtures('fake')
+def test_normalised_classifiers() -> None:
+    for layer in (CausalLinear(8, CLASSES), VMFLinear(8, CLASSES)):
+        check(on_gpu(layer)(cuda(2, 8)), (2, CLASSES))
+        check(on_gpu(layer).eval()(cuda(2, 8)), (2, CLASSES))
+    check(on_gpu(Whitening(8, num_groups=2))(cuda(9, 8)), (9, 8))
 
 
 @pytest.mark.usefixtures('fake')
@@ -281,7 +329,8 @@ WAITING_METHODS = {'bincount', 'cpu', 'item', 'nonzero', 'numpy', 'tolist', 'uni
 WAITING_FUNCTIONS = {'int', 'float', 'bool'}
 WAITS = {
     'calibration/meta_sampler.py: gumbel_selection: bincount': 'a step in every few iterations',
-    'losses/grw_cross_entropy.py: mean_divisor: int': "a count, where a loss is over 'valid'",
+    'losses/adjusted.py: _as_elements: nonzero': 'of shares of classes alone, not of labels',
+    'losses/cross_entropy.py: mean_divisor: int': "a count, where a loss is over 'valid'",
     'losses/tiled.py: _bands: int': 'of a matrix that is made on the CPU',
     'losses/tiled.py: _bands: nonzero': 'likewise',
 }

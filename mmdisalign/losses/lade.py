@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor
 from ..calibration import PriorLike
 from .balanced_softmax import BalancedSoftmaxLoss
 from .base import Call
+
+LOWEST = -1e9  # of what is ignored: finite, for a batch that is ignored whole
 
 
 class LADELoss(BalancedSoftmaxLoss):
@@ -48,13 +49,14 @@ class LADELoss(BalancedSoftmaxLoss):
     def compute(self, pred: Tensor, call: Call) -> Tensor:
         """The mean of both; of the reduction ``'none'``, the regulariser is in each."""
         found = super().compute(pred, call)
-        own = call.label
+        own, valid = call.label, torch.ones(len(pred), device=pred.device)
         if own.dim() < pred.dim():
-            valid = own != call.ignore_index
-            pred, own = pred[valid], F.one_hot(own[valid], self.num_classes)
-        own, share = own.to(pred.dtype), self.frequencies.to(pred.dtype)
+            valid = (own != call.ignore_index).to(pred.dtype)
+            own = F.one_hot(own.where(valid > 0, 0), self.num_classes)
+        own, share = own * valid[:, None].to(pred.dtype), self.frequencies.to(pred.dtype)
         of_class = (own * pred).sum(0) / own.sum(0).clamp(min=1e-9)
         ratio = pred - (share.clamp(min=1e-9) * self.num_classes).log()
-        evidence = ratio.logsumexp(0) - math.log(max(len(pred), 1))
+        ratio = ratio.masked_fill(valid[:, None] == 0, LOWEST)
+        evidence = ratio.logsumexp(0) - valid.sum().clamp(min=1).log()
         bound = of_class - evidence - self.lambda_ * evidence**2
-        return found - self.regularizer_weight * (share * bound).sum()
+        return found - self.regularizer_weight * valid.any() * (share * bound).sum()

@@ -39,9 +39,10 @@ class LDAMLoss(AdjustedCrossEntropyLoss):
     ) -> None:
         super().__init__(class_prior, **{'loss_name': 'loss_ldam', **kwargs})
         self.scale = scale
-        counts = torch.from_numpy(filled_counts(self.class_prior, zero_count))
-        margins = margin * (counts[counts > 0].min() / counts.clamp(min=1e-9)) ** 0.25
-        self.register_buffer('margins', margins * (counts > 0), persistent=False)
+        counts = filled_counts(self.class_prior, zero_count)
+        least = counts[counts > 0].min()
+        margins = margin * (least / counts.clip(min=least)) ** 0.25 * (counts > 0)
+        self.register_buffer('margins', torch.from_numpy(margins), persistent=False)
 
     def adjusted(self, pred: Tensor, label: Tensor) -> Tensor:
         """The scores, less their labels' margins."""
