@@ -24,7 +24,14 @@ from mmdisalign.analysis.figures import pareto_front
 from mmdisalign.calibration import ClassPrior, logit_adjustment
 from mmdisalign.onepass import method_names
 from mmdisalign.onepass.comparison import searched
-from mmdisalign.onepass.judging import Decided, draws_of, intervals_of_difference, once
+from mmdisalign.onepass.fitting import Samples
+from mmdisalign.onepass.judging import (
+    Decided,
+    SampleJudge,
+    draws_of,
+    intervals_of_difference,
+    once,
+)
 
 
 def calibrate(repo: Path, project: Path, *options: object, fails: bool = False) -> str:
@@ -55,7 +62,10 @@ def test_every_method_is_compared_or_says_why_not(project: Path, best: str) -> N
     refused = ['norcal', 'vmf']
     assert table == sorted(set(method_names()) - set(refused))
     assert 'norcal cannot be fitted: there is no background score' in best
-    rows = json.loads((project / 'best_methods.json').read_text())['methods']
+    content = json.loads((project / 'best_methods.json').read_text())
+    rows = content['methods']
+    assert 'mIoU is of sampled pixels: its standard error is at most' in best
+    assert 0 < content['sampling_error'] < 20
     assert [row['method'] for row in rows] == [None, *method_names()]
     page = (project / 'best_methods.html').read_text()
     assert '<svg role="img"' in page and 'tail against mIoU' in page
@@ -121,6 +131,26 @@ def test_rho_is_chosen_on_validation_images_where_there_are_some(
     said = 'Numbers are chosen by the top1 of' in output
     assert said or 'Validation images cannot choose' in output
     assert any('.calibration.' in key for key in state(tmp_path / 'calibrated.pth'))
+
+
+def test_the_error_of_sampled_pixels_is_what_other_samples_differ_by() -> None:
+    rng, size = np.random.default_rng(0), 20_000
+    label, image = rng.integers(0, 3, size), rng.integers(0, 10, size)
+    logits = np.eye(3)[label] + rng.normal(size=(size, 3))
+    prior, found, errors = ClassPrior.build([3, 2, 1]), [], []
+    for start in range(0, size, 400):
+        own = slice(start, start + 400)
+        zeros = np.zeros((400, 1, 1), np.float32)
+        judged = Samples(
+            zeros, logits[own, None].astype(np.float32), zeros[:, 0] + 1, label[own],
+            np.ones(400), image[own],
+        )  # fmt: skip
+        judge = SampleJudge(judged, prior, 'IoU')
+        found.append(once(judge((None, judge.images)), len(judge.images))['mIoU'])
+        errors.append(judge.sampling_error(judge.images))
+    # 50 draws and 50 samples know a standard deviation to a tenth.
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.3)
+    assert SampleJudge(judged, prior, 'accuracy').sampling_error(judge.images) is None
 
 
 def test_in_python_it_is_a_call(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,9 @@ class BoxJudge:
             metric.process(None, [{'img_id': made.image, 'pred_instances': predicted}])
         return JudgedBoxes.of(metric)
 
+    def sampling_error(self, images: np.ndarray) -> None:
+        """None: all boxes are judged."""
+
 
 @dataclass(frozen=True)
 class JudgedBoxes:

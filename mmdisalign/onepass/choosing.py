@@ -151,6 +151,11 @@ class Choice:
         print(table_of(rows, metric))
         names = comparison.judge.names
         verdict = verdict_of(best, rows[0], metric, names[-1])
+        error = comparison.judge.sampling_error(comparison.reporting)
+        if error is not None:
+            verdict += (
+                f' {names[0]} is of sampled pixels: its standard error is at most {error:.2f}.'
+            )
         print(verdict)
         if processes.rank() > 0:
             return
@@ -160,6 +165,7 @@ class Choice:
             'tail': names[-1],
             'images': images,
             'split': self.split,
+            'sampling_error': error,
             'methods': as_json(rows),
         }
         text = json.dumps(content, indent=1, allow_nan=False) + '\n'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..calibration import AffineScores, ClassPrior
 from .fitting import Samples, calibrated_scores
 
 ROUNDS = 1000  # of the bootstrap
+PIXEL_ROUNDS = 50  # of that of pixels
 OVERALL = {'accuracy': ['top1', 'mean'], 'IoU': ['mIoU']}
 
 
@@ -54,6 +55,12 @@ class Judge(Protocol):
                 All are judged together.
         """
 
+    def sampling_error(self, images: np.ndarray) -> Optional[float]:
+        """The standard error of the main value of these images, in per cent, by judging samples.
+
+        None where all is judged.
+        """
+
 
 class SampleJudge:
     """Judges by samples of the images: what has the highest score is decided.
@@ -83,6 +90,22 @@ class SampleJudge:
         order = np.argsort(images)
         place = order[np.searchsorted(images, image, sorter=order)]
         return Decided(label, np.concatenate(predicted), weight, place, self.prior, self.kind)
+
+    def sampling_error(self, images: np.ndarray) -> Optional[float]:
+        """See :class:`Judge`: of pixels that are drawn again, as if each had been for itself.
+
+        That so many of each class are drawn in each image makes the true error smaller. An image
+        has one label, so of classifiers all is judged.
+        """
+        if self.kind == 'accuracy':
+            return None
+        decided, rng = self((None, images)), np.random.default_rng(0)
+        drawn = (rng.poisson(1.0, len(decided.weight)) for _ in range(PIXEL_ROUNDS))
+        found = [
+            once(replace(decided, weight=decided.weight * times), len(images))[self.names[0]]
+            for times in drawn
+        ]
+        return float(np.nanstd(found))
 
     def _decide(self, scores: Optional[nn.Module], chosen: np.ndarray) -> np.ndarray:
         predicted = [np.zeros(0, np.int64)]
