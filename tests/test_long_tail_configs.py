@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import DATASETS, METRICS, MODELS
 from mmpretrain.structures import DataSample
 from test_cls_configs import DISTILLED, OTHERS, REPO, is_classification, is_other, shipped_configs
+
+from mmdisalign.calibration import ClassPrior
 
 NAMES = [name for name in shipped_configs() if is_classification(name) and is_other(name)]
 OF_METHODS = [name for name in NAMES if Path(name).stem.split('_')[0] in OTHERS]
@@ -83,3 +86,22 @@ def test_the_held_out_images_are_of_the_training_files_and_no_test_images() -> N
     assert own.hold_out == kept.hold_out == 25 and own.imbalance == kept.imbalance
     assert not cfg.test_dataloader.dataset.get('held_out', False)
     assert sum(cfg.class_prior) < 12406 and cfg.class_prior[0] == 4975
+
+
+def test_the_lines_for_several_labels_an_image_train_and_evaluate(tmp_path: Path) -> None:
+    text = (REPO / 'docs/longtail_classification.md').read_text()
+    lines = re.findall(r'```python\n(.*?)```', text, re.DOTALL)[-1]
+    prior = tmp_path / 'prior.json'
+    ClassPrior([9, 5, 2]).to_json(prior)
+    (tmp_path / 'lines.py').write_text(lines.replace('my_prior.json', str(prior)))
+    cfg = Config.fromfile(tmp_path / 'lines.py')
+    head = MODELS.build({**cfg.model.head, 'num_classes': 3, 'in_channels': 8})
+    labels = [[0, 1], [0], [2], [0, 2]]
+    given = [DataSample().set_gt_label(own) for own in labels]
+    losses = head.loss((torch.rand(4, 8),), given)
+    losses['loss'].backward()
+    assert losses['loss'].isfinite()
+    metric = METRICS.build(cfg.val_evaluator)
+    predicted = head.predict((torch.rand(4, 8),), given)
+    metric.process(None, [own.to_dict() for own in predicted])
+    assert {'mAP', 'many', 'few'} <= {key.split('/')[-1] for key in metric.evaluate(4)}

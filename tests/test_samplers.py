@@ -182,13 +182,30 @@ def test_data_sets_of_mmpretrain_and_their_wrappers(tmp_path, wrapped: bool) -> 
     'dataset, message',
     [
         ([1, 2, 3], 'list cannot be sampled by class: it has no label'),
-        (Images([[0, 1], [1, 0]]), r'Images .* got shape \(2, 2\)'),
+        (Images([[[0, 1]], [[1, 0]]]), r'Images .* got shape \(2, 2\)'),
         (Images([0.5, 0.5]), 'Images .* of float64'),
     ],
 )
 def test_a_data_set_without_labels_is_named(dataset, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         ClassSampler(dataset)
+
+
+def test_images_of_several_classes_are_drawn_for_each_of_them() -> None:
+    class MultiLabel:
+        labels = ([0, 1], [0], [], [0, 2], [0])
+
+        def __len__(self) -> int:
+            return len(self.labels)
+
+        def get_data_info(self, index: int) -> dict:
+            return {'gt_label': self.labels[index]}
+
+    sampler = ClassSampler(MultiLabel(), power=0, seed=0)
+    assert sampler.counts.tolist() == [4, 1, 1]
+    drawn = np.bincount(list(islice(sampler.draws(), 6000)), minlength=5) / 6000
+    # Each class a third; class 0 from four images, the others from one each. 0.02: 3 errors.
+    np.testing.assert_allclose(drawn, [5 / 12, 1 / 12, 0, 5 / 12, 1 / 12], atol=0.02)
 
 
 def test_a_data_set_whose_samples_have_no_label_is_named() -> None:

@@ -15,14 +15,14 @@ from torch.utils.data import Sampler
 
 
 class ClassProbabilitySampler(Sampler):
-    """Draws a class by its probability, then an image of it uniformly, with replacement.
+    """Draws a class by its probability, then an image that has it uniformly, with replacement.
 
     An epoch has ``len(dataset)`` draws, each of which belongs to one process. They depend on the
     seed, the epoch and the probabilities alone, and are made one at a time: a change of the
     probabilities is in the next one.
 
     Args:
-        dataset: A data set of mmpretrain, or a wrapper of one, with one label an image.
+        dataset: A data set of mmpretrain, or a wrapper of one, with one label an image, or several.
         seed: The same on all processes. Default: None, drawn at random.
         round_up: Whether all processes draw the same number, so that an epoch may exceed the
             data set by a few draws. Default: True.
@@ -46,10 +46,10 @@ class ClassProbabilitySampler(Sampler):
         self.epoch = 0
         rest = 0 if round_up else self.rank
         self.num_samples = math.ceil((len(dataset) - rest) / self.world_size)
-        labels = _labels(dataset)
+        labels, images = _labels(dataset)
         self.counts = np.bincount(labels)
         # The images of class c are _images[_starts[c]:][:counts[c]].
-        self._images = np.argsort(labels, kind='stable')
+        self._images = images[np.argsort(labels, kind='stable')]
         self._starts = np.cumsum(self.counts) - self.counts
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class ClassSampler(ClassProbabilitySampler):
     ICLR 2020, section 4.1, equations 1 and 2.
 
     Args:
-        dataset: A data set of mmpretrain, or a wrapper of one, with one label an image.
+        dataset: A data set of mmpretrain, or a wrapper of one, with one label an image, or several.
         power: q: 1 is instance-balanced, 0.5 square-root and 0 class-balanced sampling.
             Default: 0.
         progressive_epochs: T: progressively balanced sampling instead, which goes from
@@ -151,7 +151,7 @@ class LearnedClassSampler(ClassProbabilitySampler):
     workers of the data loader have fetched ahead were drawn with the old ones.
 
     Args:
-        dataset: A data set of mmpretrain, or a wrapper of one, with one label an image.
+        dataset: A data set of mmpretrain, or a wrapper of one, with one label an image, or several.
         seed: The same on all processes. Default: None, drawn at random.
         round_up: Whether all processes draw the same number. Default: True.
 
@@ -196,23 +196,25 @@ class LearnedClassSampler(ClassProbabilitySampler):
         self._set_probabilities(rates)
 
 
-def _labels(dataset: Sized) -> np.ndarray:
-    """The label of each image, shape (N,)."""
+def _labels(dataset: Sized) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and the image that each is of, both (L,): an image may have several, or none."""
     name = type(dataset).__name__
     try:
-        if hasattr(dataset, 'get_gt_labels'):
-            labels = dataset.get_gt_labels()
+        if hasattr(dataset, 'get_data_info'):
+            found = [dataset.get_data_info(index)['gt_label'] for index in range(len(dataset))]
         else:
-            labels = [dataset.get_data_info(index)['gt_label'] for index in range(len(dataset))]
-        labels = np.asarray(labels)
+            found = list(dataset.get_gt_labels())
+        labels = [np.atleast_1d(own) for own in found]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TypeError(
             f'{name} cannot be sampled by class: it has no label of each image '
             "(get_gt_labels() or get_data_info(i)['gt_label'])"
         ) from error
+    images = np.repeat(np.arange(len(labels)), [len(own) for own in labels])
+    labels = np.concatenate([own for own in labels if len(own)] or [np.zeros(0, np.int64)])
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(
-            f'{name} cannot be sampled by class: its labels must be one class index an image, got '
-            f'shape {labels.shape} of {labels.dtype}'
+            f'{name} cannot be sampled by class: its labels must be class indices, got shape '
+            f'{labels.shape} of {labels.dtype}'
         )
-    return labels
+    return labels, images
