@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cifar10_lt
+import cifar10_lt_methods
 import detection_losses
 import families
 import gpu
@@ -69,6 +70,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], str]] = {
     'camvid': camvid,
     'facade': lambda args: FACADE.run(args.seeds, args.exp_scale),
     'cifar10_lt': lambda args: cifar10_lt.run(args.seeds, args.exp_scale or [1.2]),
+    'cifar10_lt_methods': lambda args: cifar10_lt_methods.run(args.seeds),
     'one_pass': one_pass_tables,
     'methods': lambda args: methods.run(args.seeds),
     'signs': lambda args: families.signs(args.seeds),

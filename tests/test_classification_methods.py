@@ -91,6 +91,29 @@ def test_tde_follows_the_mean_of_the_features() -> None:
     near(layer.direction, after)
 
 
+def test_tde_follows_the_mean_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.rand(6, 8, dtype=torch.float64)
+    alone, one_of_two = (CausalLinear(8, 3).double() for _ in range(2))
+    alone(features)
+    other = features[3:].mean(dim=0)
+    monkeypatch.setattr('mmdisalign.processes.summed', lambda own: own + other)
+    monkeypatch.setattr('mmdisalign.processes.number', lambda: 2)
+    one_of_two(features[:3])
+    torch.testing.assert_close(one_of_two.direction, alone.direction)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_classifiers_are_computed_in_single_under_autocast(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    features = torch.rand(12, 8)
+    for layer in (CausalLinear(8, 3), VMFLinear(8, 3), Whitening(8, 2)):
+        layer.eval()
+        with torch.autocast('cpu', dtype):
+            found = layer(features)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, layer(features))
+
+
 @pytest.mark.parametrize('alpha', ['0.0', '1.0', '1.5', '3.0'])
 def test_tde_at_test_is_as_released(alpha: str) -> None:
     case = CASES['tde_inference']
