@@ -87,7 +87,7 @@ def _chosen(contents: Sequence[Row]) -> str:
             key=lambda row: row['chosen_by'],
         )
         gain = '' if best['gains'] is None else ' {:+.2f} to {:+.2f}'.format(*best['gains'][metric])
-        found.append(f'{name_of(best)}{gain}')
+        found.append(f'{name_of(best) if best["method"] else "stage 1"}{gain}')
     return f'chosen by {metric}: {", ".join(found)}'
 
 
