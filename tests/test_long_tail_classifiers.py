@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
@@ -18,8 +20,9 @@ from project import write_classifier
 from torch import Tensor, nn
 
 from mmdisalign import classification as cls
+from mmdisalign.calibration import CausalLinear
 from mmdisalign.engine import launch
-from mmdisalign.losses import difficulty_weights
+from mmdisalign.losses import DifficultyNet, difficulty_meta_loss, difficulty_weights
 
 C, CHANNELS = 3, 64
 COUNTS = [40, 12, 4]
@@ -168,6 +171,43 @@ def test_tde_subtracts_at_test_alone() -> None:
     torch.testing.assert_close(own((features,)), trained)
 
 
+def test_a_factor_that_is_not_learned_stays_where_the_classifier_is_trained_anew(
+    project: Path,
+) -> None:
+    model = dict(Config.fromfile('stage1.py').model, type='CalibratedImageClassifier')
+    own = dict(type='CosineClsHead', num_classes=C, in_channels=CHANNELS, scale=1.0, learned=False)
+    built = MODELS.build({**model, 'head': own, 'stage': 'classifier'})
+    trained = {name for name, p in built.named_parameters() if p.requires_grad}
+    assert trained == {'head.fc.weight'} and built.head.fc.scale == 1
+    model['stage'] = 'classifier'
+    learned = MODELS.build({**model, 'head': {**own, 'learned': True}})
+    assert set(learned.head.fc.state_dict()) >= {'weight', 'scale'}
+
+
+def test_a_vmf_classifier_that_is_reset_begins_anew() -> None:
+    layer = head(type='VMFClsHead', kappa=9.0).fc
+    layer.kappa.data.fill_(99.0)
+    layer.shift.fill_(5.0)
+    layer.reset_parameters()
+    assert (layer.kappa == 9).all() and not layer.shift.any()
+
+
+@pytest.mark.parametrize('loop', ['epochs', 'iterations'])
+def test_the_losses_of_overlap_fade(loop: str) -> None:
+    hub, own = MessageHub.get_current_instance(), head(type='VMFClsHead', loss=BALANCED)
+    features, given = (torch.rand(4, 8),), samples(torch.tensor([0, 1, 2, 0]))
+    found = []
+    for done in (0, 5):
+        epochs = dict(epoch=done, max_epochs=10, iter=0, max_iters=990)
+        own_iters = dict(epoch=0, max_epochs=1, iter=done, max_iters=10)
+        for key, value_ in (epochs if loop == 'epochs' else own_iters).items():
+            hub.update_info(key, value_)
+        found.append(float(own.loss(features, given)['loss_overlap']))
+    assert found[1] == pytest.approx(0.5**0.9 * found[0])
+    for key in ('epoch', 'max_epochs', 'iter', 'max_iters'):
+        hub.update_info(key, 0)
+
+
 def test_vmf_has_losses_of_overlap_where_its_classifier_trains() -> None:
     own, label = head(type='VMFClsHead', loss=BALANCED), torch.tensor([0, 1, 2, 0])
     features = torch.rand(4, 8)
@@ -261,25 +301,43 @@ def test_classes_are_sampled_by_what_validation_says(project: Path) -> None:
     np.testing.assert_allclose(sampler.rates, weights / weights.sum(), atol=1e-12)
 
 
-def test_difficulty_net_learns_and_is_resumed(project: Path) -> None:
+def test_difficulty_net_learns_and_a_resumed_training_is_an_unbroken_one(project: Path) -> None:
     options = {
         'model.head.loss': dict(type='DifficultyNetLoss', class_prior=COUNTS),
-        'custom_hooks': [dict(type='DifficultyNetHook', hidden=8, lr=0.01)],
+        'custom_hooks': [dict(type='DifficultyNetHook', hidden=8, lr=0.01, meta_batch_size=6)],
+        'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, save_best='auto'),
     }
-    runner = train(config('whole', 2, **options))
+    runner = train(config('whole', 3, **options))
     weight = runner.model.head.loss_module.class_weight
     assert not torch.allclose(weight, torch.ones(C)) and weight.mean() == pytest.approx(1.0)
-    saved = torch.load('whole/epoch_2.pth', weights_only=False)['difficulty_net']
     cfg = config('part', 3, **options)
     launch.resume(cfg, 'whole/epoch_2.pth')
-    built = Runner.from_cfg(cfg)
-    hook = next(h for h in built.hooks if isinstance(h, cls.DifficultyNetHook))
-    taken = {}
-    original = hook._load
-    hook._load = lambda runner, state: (original(runner, state), taken.update(copy.deepcopy(
-        hook.net.state_dict())))  # fmt: skip
-    built.train()
-    assert all(torch.equal(taken[key], own) for key, own in saved['net'].items())
+    train(cfg)
+    ends = [torch.load(f'{name}/epoch_3.pth', weights_only=False) for name in ('whole', 'part')]
+    for of in ('state_dict', 'difficulty_net'):
+        own, other = (end[of].get('net', end[of]) for end in ends)
+        assert all(torch.equal(value, other[key]) for key, value in own.items())
+    steps = [end['difficulty_net']['steps'] for end in ends]
+    assert steps[0] == steps[1] == runner.iter
+
+
+def test_a_meta_step_moves_nothing_that_the_classifier_remembers() -> None:
+    layer, features = CausalLinear(8, C), torch.rand(6, 8)
+    batch_ = features, torch.tensor([0, 1, 2, 0, 1, 2])
+    net = DifficultyNet(C, 4)
+    difficulty_meta_loss(net, torch.rand(C), layer, batch_, batch_, inner_lr=0.1)[0].backward()
+    assert not layer.direction.any()
+
+
+def test_the_momentum_of_tde_follows_the_learning_rate(project: Path) -> None:
+    cases = json.loads((Path(__file__).parent / 'tables/classification.json').read_text())
+    (case,) = (case for case in cases if case['id'] == 'tde_mu_schedule')
+    layer = head(type='TDEClsHead')
+    for lr, expected in zip(case['inputs']['lr'], case['expected']['mu']):
+        wrapper = SimpleNamespace(get_lr=lambda lr=lr: {'lr': [lr / 2, lr]})
+        runner = SimpleNamespace(model=layer, optim_wrapper=wrapper)
+        cls.CausalMomentumHook().before_train_epoch(runner)
+        assert layer.fc.momentum == pytest.approx(expected)
 
 
 def test_drw_weighs_the_classes_from_an_epoch_on(project: Path) -> None:
@@ -300,6 +358,23 @@ def test_drw_weighs_the_classes_from_an_epoch_on(project: Path) -> None:
     runner.model.head.loss_module.forward = forward
     runner.train()
     assert seen[0] == [1.0] * C and seen[-1][2] > seen[-1][0]
+
+
+def test_drw_that_never_begins_and_difficulties_without_validation_are_refused(
+    project: Path,
+) -> None:
+    loss = dict(type='VSLoss', class_prior=COUNTS)
+    hooks = [dict(type='DeferredReweightingHook', begin=2)]
+    with pytest.raises(ValueError, match='begins with epoch 2, but training ends with 2: set begi'):
+        train(config('late', **{'model.head.loss': loss, 'custom_hooks': hooks}))
+    loss = dict(type='CDBLoss', class_prior=COUNTS)
+    hooks = [dict(type='ClassDifficultyHook')]
+    cfg = config('blind', **{'model.head.loss': loss, 'custom_hooks': hooks})
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    with pytest.raises(ValueError, match='ClassDifficultyHook needs validation images'):
+        train(cfg)
+    with pytest.raises(ValueError, match="tau must be 'dynamic' or a number of at least 0, got"):
+        made('CDBLoss', tau='dynamik')
 
 
 @pytest.mark.parametrize(
@@ -335,6 +410,38 @@ def test_a_student_learns_the_features_of_its_teacher_and_is_a_stock_model(proje
     stock.load_state_dict(runner.model.state_dict())
 
 
+def test_the_loss_of_a_student_is_the_papers(project: Path) -> None:
+    teacher = dict(config='stage1.py', checkpoint='stage1.pth')
+    model = dict(Config.fromfile('stage1.py').model, type='DistilledImageClassifier')
+    built = MODELS.build({**model, 'teachers': [teacher]}).eval()
+    stock = MODELS.build(Config.fromfile('stage1.py').model).eval()
+    stock.load_state_dict(built.state_dict())
+    images, given = torch.rand(4, 3, 32, 32), samples(torch.tensor([0, 1, 2, 0]))
+    found, plain = built.loss(images, given), stock.loss(images, given)
+    torch.testing.assert_close(found['loss'], 0.6 * plain['loss'])
+    stock.load_state_dict(torch.load('stage1.pth')['state_dict'])
+    features = [own.head.pre_logits(own.extract_feat(images)) for own in (built, stock)]
+    cosine = nn.functional.cosine_similarity(*features).mean()
+    torch.testing.assert_close(found['loss_distill'], 40 * (1 - cosine))
+
+
+def test_stage_2_of_a_model_whose_loss_adjusts_scores_takes_the_scores_as_they_are(
+    project: Path,
+) -> None:
+    model = dict(Config.fromfile('stage1.py').model, type='CalibratedImageClassifier')
+    for loss in ('LDAMLoss', 'BalancedSoftmaxLoss'):
+        own = dict(model['head'], loss=dict(type=loss, class_prior=COUNTS))
+        built = MODELS.build({**model, 'head': own, 'class_prior': COUNTS})
+        assert type(built.head.loss_module).__name__ == 'GRWCrossEntropyLoss'
+
+
+def test_labels_that_are_mixed_are_refused_where_they_have_no_meaning() -> None:
+    loss = MODELS.build(dict(type='DistributionBalancedLoss', class_prior=COUNTS, num_images=60))
+    for label in (torch.full((4, C), 0.3), torch.tensor([0, 1, 2, 0])):
+        with pytest.raises(ValueError, match=r'is of labels \(N, C\) of 0 and 1'):
+            loss(torch.rand(4, C), label)
+
+
 def test_a_student_learns_the_scores_of_its_teacher(project: Path) -> None:
     teacher = dict(config='stage1.py', checkpoint='stage1.pth')
     model = dict(Config.fromfile('stage1.py').model, type='DistilledImageClassifier')
@@ -364,7 +471,10 @@ def test_a_student_without_a_teacher_is_refused(
     model = dict(Config.fromfile('stage1.py').model, type='DistilledImageClassifier')
     teachers = [dict(config='stage1.py', checkpoint='stage1.pth')]
     with pytest.raises(error, match=message):
-        MODELS.build({**model, 'teachers': teachers, **options})
+        built = MODELS.build({**model, 'teachers': teachers, **options})
+        # Its files are read when it teaches: who tests a student has none.
+        assert built(torch.rand(2, 3, 32, 32)) is not None
+        built.loss(torch.rand(2, 3, 32, 32), samples(torch.tensor([0, 1])))
 
 
 def test_several_teachers_need_as_many_features(project: Path) -> None:
@@ -374,7 +484,8 @@ def test_several_teachers_need_as_many_features(project: Path) -> None:
     built = MODELS.build({**model, 'teachers': teachers})
     with pytest.raises(ValueError, match='the teachers have 128 features, the student 64'):
         built.loss(images, given)
-    neck = dict(type='LinearNeck', in_channels=CHANNELS, out_channels=128)
+    neck = dict(type='LinearNeck', in_channels=CHANNELS, out_channels=128, norm_cfg=None)
+    neck['act_cfg'] = dict(type='ReLU')
     model.update(neck=[model['neck'], neck])
     model['head'] = dict(model['head'], in_channels=128)
     built = MODELS.build({**model, 'teachers': teachers})

@@ -84,7 +84,7 @@ def test_a_student_says_which_teacher_is_to_be_trained_first(
     assert teacher.checkpoint.startswith(f'work_dirs/{stem}/epoch_')
     missing = dict(teacher, checkpoint=str(tmp_path / 'none.pth'))
     with pytest.raises(FileNotFoundError, match='train it first'):
-        MODELS.build({**cfg.model, 'teachers': [missing]})
+        MODELS.build({**cfg.model, 'teachers': [missing]}).loss(torch.rand(12, 3, 32, 32), SAMPLES)
     saved = tmp_path / 'teacher.pth'
     trained = MODELS.build(Config.fromfile(teacher.config).model)
     torch.save({'state_dict': trained.state_dict()}, saved)

@@ -22,7 +22,9 @@ longtail = dict(
     # Cao et al. (2019), with the deferred re-weighting of the last fifth of 200 epochs.
     ldam_drw=dict(
         head=dict(type='mmdisalign.classification.CosineClsHead', scale=1.0, learned=False),
-        loss=dict(_delete_=True, type='mmdisalign.classification.LDAMLoss'),
+        loss=dict(
+            _delete_=True, type='mmdisalign.classification.LDAMLoss', normalizer='class_weight'
+        ),
         custom_hooks=[dict(type='mmdisalign.classification.DeferredReweightingHook', begin=160)],
     ),
     # Kini et al. (2021).

@@ -26,7 +26,10 @@ class CosineLinear(nn.Linear):
         self, in_features: int, out_features: int, scale: float = 20.0, learned: bool = True
     ) -> None:
         super().__init__(in_features, out_features, bias=False)
-        self.scale = nn.Parameter(torch.tensor(float(scale)), requires_grad=learned)
+        if learned:
+            self.scale = nn.Parameter(torch.tensor(float(scale)))
+        else:  # of the same name in checkpoints
+            self.register_buffer('scale', torch.tensor(float(scale)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores (N, C) of features (N, F)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,7 +61,7 @@ def meta_loss(
         classifier, inner, selection.mean(0), log_counts=log_counts, inner_lr=inner_lr
     )
     features, labels = outer
-    return F.cross_entropy(functional_call(classifier, parameters, (features,)), labels)
+    return F.cross_entropy(stepped_scores(classifier, parameters, features), labels)
 
 
 def gumbel_selection(
@@ -110,7 +112,7 @@ def inner_step(
         name: parameter.detach().requires_grad_()
         for name, parameter in classifier.named_parameters()
     }
-    scores = functional_call(classifier, parameters, (features,))
+    scores = stepped_scores(classifier, parameters, features)
     losses = F.cross_entropy(scores + log_counts, labels, reduction='none')
     gradients = torch.autograd.grad(
         (weight * losses).sum(), list(parameters.values()), create_graph=True
@@ -119,3 +121,11 @@ def inner_step(
         name: parameter - inner_lr * gradient
         for (name, parameter), gradient in zip(parameters.items(), gradients)
     }
+
+
+def stepped_scores(
+    classifier: nn.Module, parameters: Mapping[str, Tensor], features: Tensor
+) -> Tensor:
+    """Scores (N, C) of features (N, F) with other parameters; what it remembers stays as it is."""
+    buffers = {name: own.clone() for name, own in classifier.named_buffers()}
+    return functional_call(classifier, {**parameters, **buffers}, (features,))

@@ -35,8 +35,16 @@ class VMFLinear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, kappa: float = REFERENCE) -> None:
         super().__init__(in_features, out_features, bias=False)
-        self.kappa = nn.Parameter(torch.full((out_features,), float(kappa)))
+        self.initial = float(kappa)
+        self.kappa = nn.Parameter(torch.full((out_features,), self.initial))
         self.register_buffer('shift', torch.zeros(out_features))
+
+    def reset_parameters(self) -> None:
+        """Begin anew, κ included."""
+        super().reset_parameters()
+        if hasattr(self, 'kappa'):  # not yet, when PyTorch's constructor comes here
+            nn.init.constant_(self.kappa, self.initial)
+            self.shift.zero_()
 
     def concentration(self) -> Tensor:
         """κ, shape (C,), at least 1."""

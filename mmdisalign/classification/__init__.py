@@ -22,7 +22,12 @@ from ..losses import (
     VSLoss,
 )
 from .backbones import CIFARResNet
-from .class_hooks import ClassDifficultyHook, DeferredReweightingHook, DifficultyNetHook
+from .class_hooks import (
+    CausalMomentumHook,
+    ClassDifficultyHook,
+    DeferredReweightingHook,
+    DifficultyNetHook,
+)
 from .classifiers import (
     CalibratedImageClassifier,
     calibrated_classifier,
@@ -79,6 +84,7 @@ __all__ = [
     'CIFARResNet',
     'CalibratedClsHeadMixin',
     'CalibratedImageClassifier',
+    'CausalMomentumHook',
     'ClassBalancedLoss',
     'ClassDifficultyHook',
     'ClassSampler',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import torch
@@ -13,12 +13,13 @@ from mmpretrain.registry import HOOKS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..calibration import effective_number_weights
+from ..calibration import CausalLinear, effective_number_weights
 from ..losses import CDBLoss, DifficultyNet, DifficultyNetLoss, difficulty_meta_loss
 from ..losses.difficulty import DYNAMIC, difficulty_weights
 from .heads import classifier_of
 from .hooks import model_of
-from .meta_sampler import features_of, learned_sampler
+from .meta_sampler import drawn_batch, features_of, learned_sampler, meta_seed
+from .samplers import ClassSampler
 
 TARGETS = ('loss', 'sampler')
 
@@ -47,9 +48,29 @@ class DeferredReweightingHook(Hook):
                 f'DeferredReweightingHook has no weights to set in {type(loss).__name__}: it is '
                 'for LDAMLoss, VSLoss and their kin'
             )
+        if self.begin >= runner.max_epochs:
+            raise ValueError(
+                f'DeferredReweightingHook begins with epoch {self.begin}, but training ends with '
+                f'{runner.max_epochs}: set begin, such as {4 * runner.max_epochs // 5}'
+            )
         if runner.epoch >= self.begin:
             own = effective_number_weights(loss.class_prior, self.beta, zero_count='ignore')
             loss.class_weight.copy_(own)
+
+
+@HOOKS.register_module()
+class CausalMomentumHook(Hook):
+    r"""Lets the mean that TDE follows be of more images as the learning rate falls, as released.
+
+    :math:`\mu = 1 - 0.1 \min(50\, lr, 1)`, of the largest learning rate; it is not in the paper.
+    """
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Set μ of each :class:`CausalLinear`."""
+        largest = max(max(own) for own in runner.optim_wrapper.get_lr().values())
+        for module in model_of(runner).modules():
+            if isinstance(module, CausalLinear):
+                module.momentum = 1 - 0.1 * min(50 * largest, 1)
 
 
 @HOOKS.register_module()
@@ -85,12 +106,23 @@ class ClassDifficultyHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Take up what a training that is resumed had."""
         self._check(runner)
+        if runner.val_loop is None:
+            raise ValueError(
+                f'{type(self).__name__} needs validation images: set val_dataloader, val_evaluator '
+                'and val_cfg, of images that are not those of the test'
+            )
+        self._is_behind = False
         if self._loaded is not None and runner.iter > 0:
             self._load(runner, self._loaded)
             # A checkpoint is written before the validation of its epoch.
-            if runner.epoch % runner.train_loop.val_interval == 0:
-                runner.val_loop.run()
+            self._is_behind = runner.epoch % runner.train_loop.val_interval == 0
         self._loaded = None
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Validate again where a training that is resumed has not."""
+        if self._is_behind:
+            self._is_behind = False
+            runner.val_loop.run()
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Begin to count."""
@@ -124,7 +156,8 @@ class ClassDifficultyHook(Hook):
                 'is then not known'
             )
         self.accuracy = right / seen
-        self._apply(runner)
+        if runner.train_loop is not None:
+            self._apply(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the accuracies."""
@@ -170,6 +203,8 @@ class DifficultyNetHook(ClassDifficultyHook):
         weight_decay: Of Adam. Default: 1e-4.
         driver_weight: λ. Default: 0.3.
         inner_lr: Of the inner step. Default: 0.1.
+        meta_batch_size: Validation images of a step, of all classes equally often. Default: 128.
+        seed: Of what they are. Default: 0.
     """
 
     state = 'difficulty_net'
@@ -182,8 +217,11 @@ class DifficultyNetHook(ClassDifficultyHook):
         weight_decay: float = 1e-4,
         driver_weight: float = 0.3,
         inner_lr: float = 0.1,
+        meta_batch_size: int = 128,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        self.meta_batch_size, self.seed = meta_batch_size, seed
         self.hidden, self.bias = hidden, bias
         self.lr, self.weight_decay = lr, weight_decay
         self.driver_weight, self.inner_lr = driver_weight, inner_lr
@@ -199,8 +237,10 @@ class DifficultyNetHook(ClassDifficultyHook):
             self.net.parameters(), self.lr, weight_decay=self.weight_decay
         )
         self.accuracy = weight.new_zeros(head.num_classes)
+        self._steps = 0
         super().before_train(runner)
-        self._batches = self._endless(runner)
+        dataset = runner.val_dataloader.dataset
+        self._sampler = ClassSampler(dataset, power=0, seed=meta_seed(self.seed))
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None
@@ -212,7 +252,7 @@ class DifficultyNetHook(ClassDifficultyHook):
             self.accuracy,
             classifier_of(head),
             features_of(model, data_batch),
-            features_of(model, next(self._batches)),
+            features_of(model, self._meta_batch(runner)),
             inner_lr=self.inner_lr,
             driver_weight=self.driver_weight,
         )
@@ -221,6 +261,7 @@ class DifficultyNetHook(ClassDifficultyHook):
         for parameter in self.net.parameters():
             all_reduce(parameter.grad, op='mean')
         self._optimizer.step()
+        self._steps += 1
         runner.message_hub.update_scalar('train/meta_loss', loss.item())
         self._apply(runner)
 
@@ -230,6 +271,7 @@ class DifficultyNetHook(ClassDifficultyHook):
             'accuracy': self.accuracy,
             'net': self.net.state_dict(),
             'optimizer': self._optimizer.state_dict(),
+            'steps': self._steps,
         }
 
     def _check(self, runner: Runner) -> None:
@@ -244,6 +286,7 @@ class DifficultyNetHook(ClassDifficultyHook):
         self.net.load_state_dict(state['net'])
         self._optimizer.load_state_dict(state['optimizer'])
         self.accuracy = state['accuracy'].to(self.accuracy)
+        self._steps = state['steps']
         self._apply(runner)
 
     @torch.no_grad()
@@ -251,9 +294,9 @@ class DifficultyNetHook(ClassDifficultyHook):
         self.accuracy = self.accuracy.to(next(self.net.parameters()))
         head_of(runner).loss_module.set_difficulty(self.net(self.accuracy))
 
-    def _endless(self, runner: Runner) -> Iterator[dict]:
-        while True:
-            yield from runner.val_dataloader
+    def _meta_batch(self, runner: Runner) -> dict:
+        dataloader = runner.val_dataloader
+        return drawn_batch(dataloader, self._sampler, self._steps, self.meta_batch_size)
 
 
 def head_of(runner: Runner) -> nn.Module:

@@ -45,7 +45,7 @@ class DistilledImageClassifier(ImageClassifier):
 
     Raises:
         ValueError: If there is no teacher, or several of scores.
-        FileNotFoundError: If a file of a teacher is not there.
+        FileNotFoundError: If a file of a teacher is not there, when it is to teach.
     """
 
     def __init__(
@@ -65,8 +65,9 @@ class DistilledImageClassifier(ImageClassifier):
             raise ValueError(f'{distill} are learned of one teacher, got {len(teachers)}')
         self.distill, self.share = distill, share
         self.factor, self.temperature = factor, temperature
-        # In a list of no modules: not in the state, not of the optimiser, not DDP's.
-        self._teachers = [_teacher(**own) for own in teachers]
+        # In a list of no modules: not in the state, not of the optimiser, not DDP's. They are read
+        # when they teach: who tests a student needs none.
+        self._named, self._teachers = teachers, []
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -87,8 +88,8 @@ class DistilledImageClassifier(ImageClassifier):
         if given.shape != features.shape:
             raise ValueError(
                 f'the teachers have {given.shape[1]} features, the student {features.shape[1]}: '
-                "give it neck=[..., dict(type='LinearNeck', out_channels="
-                f'{given.shape[1]})] and a head of as many in_channels'
+                "give it neck=[..., dict(type='LinearNeck', norm_cfg=None, act_cfg=dict(type="
+                f"'ReLU'), out_channels={given.shape[1]})] and a head of as many in_channels"
             )
         losses = {
             key: (1 - self.share) * value if 'loss' in key else value
@@ -102,6 +103,7 @@ class DistilledImageClassifier(ImageClassifier):
     def _taught(self, inputs: Tensor) -> list[Tensor]:
         """Features or scores of each teacher."""
         found = []
+        self._teachers = self._teachers or [_teacher(**own) for own in self._named]
         for teacher in self._teachers:
             feats = teacher.to(inputs.device).extract_feat(inputs)
             of = teacher.head if self.distill == 'scores' else teacher.head.pre_logits

@@ -237,10 +237,10 @@ class VMFClsHead(heads.LinearClsHead):
 def _progress() -> float:
     """How far training is, from 0 to 1."""
     hub = MessageHub.get_current_instance()
-    for now, end in (('epoch', 'max_epochs'), ('iter', 'max_iters')):
-        if hub.get_info(end):
-            return min(hub.get_info(now, 0) / hub.get_info(end), 1.0)
-    return 0.0
+    epochs, iters = (hub.get_info(end, 0) for end in ('max_epochs', 'max_iters'))
+    if epochs > 1:  # a loop of iterations has one
+        return min(hub.get_info('epoch', 0) / epochs, 1.0)
+    return min(hub.get_info('iter', 0) / iters, 1.0) if iters else 0.0
 
 
 @MODELS.register_module()

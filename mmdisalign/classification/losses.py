@@ -109,6 +109,9 @@ def grw_loss(
 
 
 def _is_on_softmax(loss: nn.Module) -> bool:
+    # What those adjust is of training: at test, the scores are as they are.
+    if isinstance(loss, losses.AdjustedCrossEntropyLoss):
+        return not isinstance(loss, losses.GRWCrossEntropyLoss)
     if type(loss) is LabelSmoothLoss:
         return not loss.ce.use_sigmoid
     return type(loss) is CrossEntropyLoss and not loss.use_sigmoid

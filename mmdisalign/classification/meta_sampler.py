@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ..calibration.meta_sampler import LabeledFeatures, meta_loss
 from .heads import classifier_of
@@ -92,7 +93,7 @@ class MetaSamplerHook(Hook):
         self._sampler = learned_sampler(runner, type(self).__name__)
         self._log_counts = _log_counts(model_of(runner).head)
         dataset = runner.train_dataloader.dataset
-        self._meta_sampler = ClassSampler(dataset, power=0, seed=_meta_seed(self.seed))
+        self._meta_sampler = ClassSampler(dataset, power=0, seed=meta_seed(self.seed))
         self._log_rates = torch.zeros_like(self._log_counts).requires_grad_()
         self._optimizer = torch.optim.Adam([self._log_rates], lr=self.lr)
         # What load_from loads, in a training that is not resumed, is only a model to start from.
@@ -139,10 +140,7 @@ class MetaSamplerHook(Hook):
 
     def _meta_batch(self, runner: Runner) -> dict:
         dataloader = runner.train_dataloader
-        # Each step is an epoch of its own, so that a resumed training draws on where it stopped.
-        self._meta_sampler.set_epoch(self._steps)
-        indices = islice(self._meta_sampler.draws(), self.meta_batch_size)
-        return dataloader.collate_fn([dataloader.dataset[i] for i in indices])
+        return drawn_batch(dataloader, self._meta_sampler, self._steps, self.meta_batch_size)
 
     def _noise(self, size: int) -> Tensor:
         # Not [..., 0]: numpy takes missing words for 0, so a sampler of this seed draws by those.
@@ -191,6 +189,14 @@ def _log_counts(head: nn.Module) -> Tensor:
     return log_counts
 
 
+def drawn_batch(dataloader: DataLoader, sampler: ClassSampler, step: int, number: int) -> dict:
+    """So many images of a loader's data, that a sampler draws in a step."""
+    # Each step is an epoch of its own, so that a resumed training draws on where it stopped.
+    sampler.set_epoch(step)
+    indices = islice(sampler.draws(), number)
+    return dataloader.collate_fn([dataloader.dataset[index] for index in indices])
+
+
 def features_of(model: nn.Module, batch: dict) -> LabeledFeatures:
     """Features (N, F) that the classifier sees, as constants, and labels (N,)."""
     # Not as in training, which could mix images and their labels.
@@ -202,7 +208,7 @@ def features_of(model: nn.Module, batch: dict) -> LabeledFeatures:
     return features, torch.cat([sample.gt_label for sample in data['data_samples']])
 
 
-def _meta_seed(seed: int) -> int:
+def meta_seed(seed: int) -> int:
     """A seed whose draws have nothing in common with those of a sampler that has this one."""
     return int(np.random.default_rng(seed).integers(2**32))
 

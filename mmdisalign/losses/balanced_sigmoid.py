@@ -33,7 +33,7 @@ class BalancedSigmoidLoss(PriorLoss):
         background_count: How often no class is there, in the prior's unit; it is part of n.
             Default: 0.
         tau: Factor of the shift. Default: 1.
-        label_smooth_val: s: targets are (1 - s) t + s / C, of class indices alone. Default: 0.
+        label_smooth_val: s: targets are (1 - s) t + s / C. Default: 0.
         zero_count: How to treat classes that the prior never saw, see
             :func:`generalized_reweight`; with ``'ignore'`` they have no loss, so their scores stay
             where they began. Default: None, an error.
@@ -86,12 +86,13 @@ class BalancedSigmoidLoss(PriorLoss):
 
     def _targets(self, pred: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         """Of all classes, (N, C), and which elements are not ignored, (N,)."""
-        if call.label.dim() == pred.dim():
-            return call.label.to(pred.dtype), torch.ones_like(call.label[:, 0], dtype=torch.bool)
-        valid = call.label != call.ignore_index
-        own = F.one_hot(call.label.where(valid, self.num_classes), self.num_classes + 1)
-        smooth = self.label_smooth_val
-        return (1 - smooth) * own[:, :-1].to(pred.dtype) + smooth / self.num_classes, valid
+        own, smooth = call.label, self.label_smooth_val
+        if own.dim() == pred.dim():
+            valid = torch.ones_like(own[:, 0], dtype=torch.bool)
+        else:
+            valid = own != call.ignore_index
+            own = F.one_hot(own.where(valid, self.num_classes), self.num_classes + 1)[:, :-1]
+        return (1 - smooth) * own.to(pred.dtype) + smooth / self.num_classes, valid
 
     def extra_repr(self) -> str:
         return f'{self.num_classes} classes'

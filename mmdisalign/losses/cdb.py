@@ -31,6 +31,7 @@ class CDBLoss(AdjustedCrossEntropyLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(class_prior, **{'loss_name': 'loss_cdb', **kwargs})
+        difficulty_weights(self.class_weight, tau, least)  # says what is wrong with τ
         self.tau, self.least = tau, least
 
     def set_accuracy(self, accuracy: Tensor) -> None:

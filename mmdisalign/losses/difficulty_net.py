@@ -7,10 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..calibration import PriorLike
-from ..calibration.meta_sampler import LabeledFeatures, inner_step
+from ..calibration.meta_sampler import LabeledFeatures, inner_step, stepped_scores
 from .adjusted import AdjustedCrossEntropyLoss
 
 
@@ -79,7 +78,7 @@ def difficulty_meta_loss(
     none = torch.zeros_like(difficulty)
     after = inner_step(classifier, inner, weight, log_counts=none, inner_lr=inner_lr)
     features, labels = outer
-    loss = F.cross_entropy(functional_call(classifier, after, (features,)), labels)
+    loss = F.cross_entropy(stepped_scores(classifier, after, features), labels)
     return loss + driver_weight * driver_loss(difficulty, accuracy), after
 
 

@@ -60,6 +60,8 @@ class DistributionBalancedLoss(PriorLoss):
         **kwargs: Any,
     ) -> None:
         zero_count = kwargs.pop('zero_count', None)
+        if zero_count == 'ignore':
+            raise ValueError("zero_count='ignore' gives no bias of a class: 'min', or a number")
         super().__init__(class_prior, **{'loss_name': 'loss_db', **kwargs})
         if bias not in ('released', 'paper'):
             raise ValueError(f"bias must be 'released' or 'paper', got {bias!r}")
@@ -86,6 +88,12 @@ class DistributionBalancedLoss(PriorLoss):
         """The mean over all terms, of labels (N, C) of 0 and 1."""
         self._check_scores(pred)
         target, scores = call.label.to(pred.dtype), pred + self.shift.to(pred.dtype)
+        if target.shape != pred.shape or not ((target == 0) | (target == 1)).all():
+            raise ValueError(
+                'DistributionBalancedLoss is of labels (N, C) of 0 and 1, as '
+                'MultiLabelLinearClsHead makes them, not of mixed images: leave Mixup and CutMix '
+                'out'
+            )
         scaled = torch.where(target > 0, -scores, self.neg_scale * scores)
         terms = F.softplus(scaled)
         losses = terms / torch.where(target > 0, 1.0, self.neg_scale)
