@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..calibration import CausalLinear, effective_number_weights
 from ..losses import CDBLoss, DifficultyNet, DifficultyNetLoss, difficulty_meta_loss
-from ..losses.difficulty import DYNAMIC, difficulty_weights
+from ..losses.difficulty import DYNAMIC, checked_tau, difficulty_weights
 from .heads import classifier_of
 from .hooks import model_of
 from .meta_sampler import drawn_batch, features_of, learned_sampler, meta_seed
@@ -95,7 +95,7 @@ class ClassDifficultyHook(Hook):
     ) -> None:
         if target not in TARGETS:
             raise ValueError(f'target must be one of {", ".join(TARGETS)}, got {target!r}')
-        self.target, self.tau, self.least = target, tau, least
+        self.target, self.tau, self.least = target, checked_tau(tau), least
         self.accuracy: Optional[Tensor] = None
         self._loaded: Optional[dict[str, Any]] = None
 

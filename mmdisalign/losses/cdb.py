@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..calibration import PriorLike
 from .adjusted import AdjustedCrossEntropyLoss
-from .difficulty import DYNAMIC, difficulty_weights
+from .difficulty import DYNAMIC, checked_tau, difficulty_weights
 
 
 class CDBLoss(AdjustedCrossEntropyLoss):
@@ -31,8 +31,7 @@ class CDBLoss(AdjustedCrossEntropyLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(class_prior, **{'loss_name': 'loss_cdb', **kwargs})
-        difficulty_weights(self.class_weight, tau, least)  # says what is wrong with τ
-        self.tau, self.least = tau, least
+        self.tau, self.least = checked_tau(tau), least
 
     def set_accuracy(self, accuracy: Tensor) -> None:
         """Take the accuracies of the classes, in [0, 1], (C,)."""

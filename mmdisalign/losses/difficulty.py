@@ -25,11 +25,16 @@ def difficulty_weights(
         least: What a difficulty is at least: a class that is perfect has none, and is not trained
             until it errs. Default: 0, as in the paper.
     """
-    if tau != DYNAMIC and (isinstance(tau, str) or tau < 0):
-        raise ValueError(f"tau must be 'dynamic' or a number of at least 0, got {tau!r}")
-    if tau == DYNAMIC:
+    if checked_tau(tau) == DYNAMIC:
         tau = 2 * torch.sigmoid(accuracy.max() / (accuracy.min() + 0.01) - 1)
     weights = (1 - accuracy).clamp(min=least) ** tau
     if not weights.any():
         return torch.ones_like(weights)
     return len(weights) * weights / weights.sum()
+
+
+def checked_tau(tau: Union[float, str]) -> Union[float, str]:
+    """The exponent, or ValueError if it is none."""
+    if tau != DYNAMIC and (isinstance(tau, str) or tau < 0):
+        raise ValueError(f"tau must be 'dynamic' or a number of at least 0, got {tau!r}")
+    return tau

@@ -42,8 +42,8 @@ class GCLLoss(AdjustedCrossEntropyLoss):
     ) -> None:
         super().__init__(class_prior, **{'loss_name': 'loss_gcl', **kwargs})
         self.margin, self.scale = margin, scale
-        counts = torch.from_numpy(filled_counts(self.class_prior, zero_count))
-        logs = counts.clamp(min=float(counts[counts > 0].numpy().min())).log()
+        counts = filled_counts(self.class_prior, zero_count)
+        logs = torch.from_numpy(counts.clip(min=counts[counts > 0].min())).log()
         span = (logs.max() - logs.min()).clamp(min=1e-9)
         self.register_buffer('cloud', amplitude * (logs.max() - logs) / span, persistent=False)
 
