@@ -15,7 +15,7 @@ from typing import Any
 import cifar10_lt
 from stage2 import BENCH, REPO
 
-from mmdisalign.analysis import markdown_table
+from mmdisalign.analysis import markdown_table, value_text
 from mmdisalign.analysis.methods import name_of
 from mmdisalign.commands.launch import measure_tool
 from mmdisalign.defaults import methods_of
@@ -101,14 +101,14 @@ def _table(contents: Sequence[Row]) -> str:
     for own in zip(*(content['methods'][1:] for content in contents)):
         if any(row['refused'] for row in own):
             continue
-        numbers = [f'{row["value"]:g}' for row in own if row['value'] is not None]
+        numbers = [value_text(row['value']) for row in own if row['value'] is not None]
         cells = []
         for key in keys:
             gains = [row['values'][key] - old[key] for row, old in zip(own, before)]
             mean = statistics.mean(row['values'][key] for row in own)
             cells.append(f'{mean:.2f} ({min(gains):+.2f} to {max(gains):+.2f})')
         rows.append([name_of(own[0]), ', '.join(numbers), *cells])
-    return markdown_table(['', 'number', *keys], rows)
+    return markdown_table(['', 'value', *keys], rows)
 
 
 def run(seeds: Sequence[int]) -> str:

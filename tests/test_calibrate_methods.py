@@ -201,6 +201,7 @@ def test_every_second_value_is_tried_and_those_beside_the_best() -> None:
         assert max(found, key=found.get) == top
         assert len(asked) == len(set(asked)) <= 7
     assert searched(lambda value: value, [3.0]) == {3.0: 3.0}
+    assert searched(len, ['abc', 'b', 'ab']) == {'abc': 3, 'b': 1, 'ab': 2}
     assert searched(lambda value: value, [1.0, 2.0]) == {1.0: 1.0, 2.0: 2.0}
 
 

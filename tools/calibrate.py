@@ -59,7 +59,7 @@ def parse_args() -> argparse.Namespace:
         help="a second-stage method, see docs/methods.md, or 'best' of all; default: disalign",
     )
     parser.add_argument(
-        '--value', type=_number, help="the method's one number; default: it is chosen"
+        '--value', type=_value, help="the method's number, or name; default: it is chosen"
     )
     parser.add_argument(
         '--choose',
@@ -122,14 +122,11 @@ def _exp_scale(text: str) -> Union[str, float]:
     return number
 
 
-def _number(text: str) -> float:
+def _value(text: str) -> Union[str, float]:
     try:
-        number = float(text)
+        return float(text)
     except ValueError:
-        number = float('nan')
-    if not 0 <= number < float('inf'):
-        raise argparse.ArgumentTypeError(f'a number of at least 0, got {text}')
-    return number
+        return text
 
 
 def _zero_count(text: str) -> Union[str, float]:

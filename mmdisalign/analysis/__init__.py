@@ -10,7 +10,7 @@ from .results import (
     partition,
     spoken_group,
 )
-from .tables import class_table, markdown_table, summary_table
+from .tables import class_table, markdown_table, summary_table, value_text
 
 __all__ = [
     'MISSED',
@@ -24,4 +24,5 @@ __all__ = [
     'partition',
     'spoken_group',
     'summary_table',
+    'value_text',
 ]

@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 from . import figures
 from .report import Section, Table, page_of
+from .tables import value_text
 
 Row = Mapping[str, Any]
 
@@ -56,11 +57,11 @@ def _pictures(content: Mapping[str, Any], shown: Sequence[Row]) -> list[tuple[st
 
 def _table(metric: str, shown: Sequence[Row]) -> Table:
     keys = list(shown[0]['values'])
-    header = ['method', 'number', *keys, f'gain in {metric}', 'seconds', 'folds']
+    header = ['method', 'value', *keys, f'gain in {metric}', 'seconds', 'folds']
     rows = [
         [
             name_of(row) if row['method'] else 'stage 1',
-            '' if row['value'] is None else f'{row["value"]:g}',
+            value_text(row['value']),
             *(row['values'][key] for key in keys),
             _interval(row['gains'][metric]) if row['gains'] else '',
             row['seconds'],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Optional
+from typing import Optional, Union
 
 from .results import Evaluation
 
@@ -25,6 +25,11 @@ DETECTION = tuple(
 )
 
 PANOPTIC = ('PQ', 'PQhead', 'PQbody', 'PQtail', 'PQ_th', 'PQ_st', 'SQ', 'RQ')
+
+
+def value_text(value: Union[float, str, None]) -> str:
+    """The one value of a method, in a table: empty if it has none."""
+    return '' if value is None else value if isinstance(value, str) else f'{value:g}'
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,6 +13,7 @@ from .layer import (
     makes_new,
 )
 from .posthoc import (
+    INVERSE_FREQUENCIES,
     inverse_frequency,
     logit_adjustment,
     normalized_calibration,
@@ -38,6 +39,7 @@ from .vmf import (
 from .whitening import Whitening
 
 __all__ = [
+    'INVERSE_FREQUENCIES',
     'AdaptiveCalibration',
     'AffineMap',
     'AffineScores',

@@ -78,6 +78,7 @@ INVERSE_FREQUENCY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'gombit': lambda share: -np.log(-np.log1p(-share)),
 }
 SMOOTH = 'smooth'
+INVERSE_FREQUENCIES = (*INVERSE_FREQUENCY, SMOOTH)
 
 
 def inverse_frequency(
@@ -111,8 +112,8 @@ def inverse_frequency(
         ValueError: If there is no such variant, or a class is in more samples than there are.
     """
     prior = ClassPrior.build(prior)
-    if variant not in (*INVERSE_FREQUENCY, SMOOTH):
-        names = ', '.join((*INVERSE_FREQUENCY, SMOOTH))
+    if variant not in INVERSE_FREQUENCIES:
+        names = ', '.join(INVERSE_FREQUENCIES)
         raise ValueError(f'variant must be one of {names}, got {variant!r}')
     if zero_count == 'ignore':
         raise ValueError("zero_count='ignore' gives no factor: 'min', or a number")

@@ -21,7 +21,7 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
 
 from .. import config_path, processes
-from ..analysis import markdown_table
+from ..analysis import markdown_table, value_text
 from ..calibration import ClassPrior
 from ..cli import is_foreseen
 from ..counting import CountError, counter_of
@@ -487,15 +487,11 @@ class Calibrator:
         changes = self._stock_changes() if is_stock else self._changes(chosen.value)
         meta['calibrated'] = str(self.options.checkpoint)
         # A stock config keeps its evaluator: it is to run where mmdisalign is not.
-        written = replace(self.written, changed={}) if is_stock else self.written
-        written.write(state, self.prior, self.cfg, changes, dataset_meta=metainfo, **meta)
-        number = '' if chosen.value is None else f'{self._parameter(chosen)} = {chosen.value:g}. '
+        files = replace(self.written, changed={}) if is_stock else self.written
+        files.write(state, self.prior, self.cfg, changes, dataset_meta=metainfo, **meta)
         stock = ', the stock model with other weights' if is_stock else ''
-        print(f'{number}Written to {self.written.out}{stock}; its config is {self.written.config}.')
-
-    def _parameter(self, chosen: Chosen) -> str:
-        name = method_named(chosen.method).PARAMETER
-        return name if chosen.method == 'disalign' else f'{chosen.method}, {name}'
+        written = f'{self.written.out}{stock}; its config is {self.written.config}.'
+        print(f'{_value_of(chosen)}Written to {written}')
 
     def _stock_changes(self) -> dict[str, Any]:
         """What the config of a folded method changes."""
@@ -513,3 +509,12 @@ def _without_repeats(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
     while type_name(dataset.get('type')) == 'RepeatDataset':
         dataset = dataset['dataset']
     return dataset
+
+
+def _value_of(chosen: Chosen) -> str:
+    """The value of a method that has one, as a sentence before others."""
+    if chosen.value is None:
+        return ''
+    name = method_named(chosen.method).PARAMETER
+    name = name if chosen.method == 'disalign' else f'{chosen.method}, {name}'
+    return f'{name} = {value_text(chosen.value)}. '

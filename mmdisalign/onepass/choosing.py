@@ -16,7 +16,7 @@ from ..files import written_whole
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
 from .folding import check_foldable, folded_state
 from .judging import Judge
-from .methods import method_named, method_names
+from .methods import Value, method_named, method_names
 from .one_pass import OnePass
 
 BEST = 'best'
@@ -28,7 +28,7 @@ class Chosen:
 
     Attributes:
         method: Its name.
-        value: Of its one number.
+        value: Its one.
         scores: What makes scores, by the name of the calibration in whose place it comes.
         rows: What it was compared with; empty if nothing was chosen on validation images.
         metric: What decided there.
@@ -36,14 +36,14 @@ class Chosen:
     """
 
     method: str
-    value: Optional[float]
+    value: Optional[Value]
     scores: dict[str, nn.Module]
     rows: Sequence[Row] = ()
     metric: Optional[str] = None
     fit_on: str = 'train'
 
 
-def needs_choice(method: str, value: Optional[float]) -> bool:
+def needs_choice(method: str, value: Optional[Value]) -> bool:
     """Whether something is to be chosen; ValueError if there is no such method."""
     if method == BEST:
         return True
@@ -51,7 +51,7 @@ def needs_choice(method: str, value: Optional[float]) -> bool:
 
 
 def fitted(
-    one_pass: OnePass, model: nn.Module, method: str, value: Optional[float], seed: int
+    one_pass: OnePass, model: nn.Module, method: str, value: Optional[Value], seed: int
 ) -> Chosen:
     """Fit a method to the samples of each calibration of a model.
 
@@ -59,7 +59,7 @@ def fitted(
         one_pass: The samples.
         model: With untouched calibrations.
         method: Its name.
-        value: Of its one number, if it has one.
+        value: Its one, if it has one.
         seed: Of what starts at random.
     """
     module = method_named(method)
@@ -102,7 +102,7 @@ class Choice:
         sources: Mapping[str, OnePass],
         model: nn.Module,
         judge: Judge,
-        value: Optional[float],
+        value: Optional[Value],
     ) -> Chosen:
         """Compare, print the table, and return what did best on the images that choose.
 
@@ -110,7 +110,7 @@ class Choice:
             sources: What is fitted to, by its name, see :data:`FIT_ON`.
             model: With one calibration, untouched.
             judge: Has the validation images.
-            value: Of the method's one number. None: it is chosen.
+            value: The method's one. None: it is chosen.
 
         Raises:
             ValueError: If no method has a meaning here.

@@ -10,10 +10,10 @@ from typing import Any, Optional
 import numpy as np
 from torch import nn
 
-from ..analysis import markdown_table
+from ..analysis import markdown_table, value_text
 from ..processes import agreed
 from .judging import Judge, Part, draws_of, folds, intervals_of_difference, once
-from .methods import Problem, method_named
+from .methods import Problem, Value, method_named
 
 FOLDS = 4  # of the images that choose, where they are fitted to
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
@@ -26,7 +26,7 @@ class Row:
     Attributes:
         method: Its name; None of the classifier as it was.
         fit_on: The source of what it was fitted to, see :data:`FIT_ON`.
-        value: Of its one number, the best on the images that choose.
+        value: Its one, the best on the images that choose.
         values: Means in per cent, by name, see :class:`Judge`.
         gains: The 95 % interval of what each gained.
         chosen_by: What decided, on the images that choose.
@@ -37,7 +37,7 @@ class Row:
 
     method: Optional[str]
     fit_on: str = 'train'
-    value: Optional[float] = None
+    value: Optional[Value] = None
     values: Optional[Mapping[str, float]] = None
     gains: Optional[Mapping[str, tuple[float, float]]] = None
     chosen_by: Optional[float] = None
@@ -97,13 +97,13 @@ class Comparison:
         return Row(None, values=values, chosen_by=self._first)
 
     def row(
-        self, method: str, values: Optional[Sequence[float]] = None, fit_on: str = 'train'
+        self, method: str, values: Optional[Sequence[Value]] = None, fit_on: str = 'train'
     ) -> Row:
         """Fit a method, with the best of its values.
 
         Args:
             method: Its name.
-            values: What to try of its number. Default: None, what the method says.
+            values: What to try. Default: None, what the method says.
             fit_on: The source of what it is fitted to.
         """
         start, module = time.monotonic(), method_named(method)
@@ -137,7 +137,7 @@ class Comparison:
         return [(_some(problem, own, self.seed), fold) for own, fold in zip(others, self._folds)]
 
     def _tried(
-        self, module: Any, value: float, fewer: Sequence[tuple[Problem, np.ndarray]]
+        self, module: Any, value: Value, fewer: Sequence[tuple[Problem, np.ndarray]]
     ) -> float:
         """The metric on the images that choose, of fits to some of the samples."""
         for problem, _ in fewer:
@@ -148,8 +148,8 @@ class Comparison:
         return once(self.judge(*parts), len(self.choosing))[self.metric]
 
 
-def searched(tried: Callable[[float], float], values: Sequence[float]) -> dict[float, float]:
-    """What values come to: every second one, and those beside the best of these.
+def searched(tried: Callable[[Value], float], values: Sequence[Value]) -> dict[Value, float]:
+    """What values come to: every second number, and those beside the best of these; each name.
 
     Of a metric with one top that is all that could be best. One after another, from the least: each
     fit begins where that of the last value ended.
@@ -158,6 +158,8 @@ def searched(tried: Callable[[float], float], values: Sequence[float]) -> dict[f
         tried: What a value comes to.
         values: In any order.
     """
+    if isinstance(values[0], str):
+        return {value: tried(value) for value in values}
     values = sorted(values)
     found = {value: tried(value) for value in values[::2]}
     top = values.index(max(found, key=found.get))
@@ -181,12 +183,12 @@ def table_of(rows: Sequence[Row], metric: str) -> str:
     """The rows, and why methods that are not among them were refused."""
     shown = [row for row in rows if row.refused is None]
     keys = list(shown[0].values)
-    header = ['', 'fitted to', 'number', *keys, f'gain in {metric}, 95 %', 'seconds', 'folds']
+    header = ['', 'fitted to', 'value', *keys, f'gain in {metric}, 95 %', 'seconds', 'folds']
     cells = [
         [
             row.method or 'stage 1',
             row.fit_on if row.method else '',
-            '' if row.value is None else f'{row.value:g}',
+            value_text(row.value),
             *(f'{row.values[key]:.2f}' for key in keys),
             '' if row.gains is None else '{:+.2f} to {:+.2f}'.format(*row.gains[metric]),
             '' if row.method is None else f'{row.seconds:.1f}',

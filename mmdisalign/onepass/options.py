@@ -16,7 +16,9 @@ from ..calibration import PriorLike, ZeroCount
 from ..defaults import PASSES, check_asked
 from ..engine import read_config
 from ..engine.configs import model_config
+from .choosing import BEST
 from .comparison import Row
+from .methods import Value, checked_value
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Options:
         cfg_options: ``KEY=VALUE`` that override the config.
         method: One of :func:`method_names`, or ``'best'`` of all on the images that choose.
             Default: ``'disalign'``.
-        value: Of the method's one number, instead of a choice; of DisAlign, ``exp_scale``.
+        value: The method's one, a number or a name, instead of a choice; of DisAlign,
+            ``exp_scale``.
         choose: By which images ρ, or the method and its number, are chosen: ``'val'``, those of
             ``val_dataloader``, or ``'train'``, ρ by the best balanced score of some that are held
             out of the samples. Default: None, ``'val'`` where that is possible.
@@ -69,7 +72,7 @@ class Options:
     seed: int = 0
     cfg_options: Optional[Sequence[str]] = None
     method: str = 'disalign'
-    value: Optional[float] = None
+    value: Optional[Value] = None
     choose: Optional[str] = None
     split_val: bool = True
     metric: Optional[str] = None
@@ -86,6 +89,8 @@ class Options:
             exp_scale=self.exp_scale,
             passes=self.passes,
         )
+        if self.method != BEST:
+            checked_value(self.method, self.value)
         changed = {'out': Path(self.out), 'cache_dir': self.cache_dir and Path(self.cache_dir)}
         if self.passes is None:
             changed['passes'] = 1 if self.images_per_class == 'all' else PASSES
@@ -103,7 +108,7 @@ class Result:
         out: The checkpoint.
         config: Its config.
         method: The method that was written.
-        value: Its one number; None if it has none.
+        value: Its one, see ``PARAMETER`` in its module; None if it has none.
         fit_on: What it was fitted to.
         rows: What methods came to on validation images; empty if these did not choose.
         table: The same as Markdown, or an empty string.
@@ -112,7 +117,7 @@ class Result:
     out: Path
     config: Path
     method: str
-    value: Optional[float]
+    value: Optional[Value]
     fit_on: str
     rows: Sequence[Row]
     table: str

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..calibration import ClassPrior, PriorLike, VMFLinear, ZeroCount, generalized_reweight
 from .fitted_loss import FittedLoss
 from .fitting import Samples
-from .methods import Problem, method_named
+from .methods import Problem, Value, checked_value, method_named
 
 Array = Union[np.ndarray, Tensor]
 
@@ -23,13 +23,13 @@ class Fitted:
 
     Attributes:
         method: Its name.
-        value: Of its one number, see ``PARAMETER`` in the module of the method.
+        value: Its one, see ``PARAMETER`` in the module of the method.
         scores: What makes the scores, an ``nn.Module`` called with logits and features.
         num_scores: How many a classifier made of an element.
     """
 
     method: str
-    value: float
+    value: Value
     scores: nn.Module
     num_scores: int
 
@@ -78,7 +78,7 @@ def fit(
     labels: Array,
     prior: PriorLike,
     method: str = 'disalign',
-    value: Optional[float] = None,
+    value: Optional[Value] = None,
     *,
     weight: Optional[Array] = None,
     bias: Optional[Array] = None,
@@ -98,7 +98,7 @@ def fit(
             sample of each class that the prior has.
         prior: Class frequencies of the training data: anything that ``ClassPrior.build`` takes.
         method: One of :func:`method_names`. Default: ``'disalign'``.
-        value: Of the method's one number. Default: None, the first of its ``VALUES``.
+        value: The method's one. Default: None, the first of its ``VALUES``.
         weight: Of the last layer, shape (C, F), which some methods change. Default: None.
         bias: Of the last layer, shape (C,). Default: None.
         vmf: The last layer, if it is one. Default: None.
@@ -132,7 +132,7 @@ def fit(
         device=features.device if isinstance(features, Tensor) else 'cpu',
     )
     module = method_named(method)
-    value = _checked_value(method, value)
+    value = checked_value(method, value)
     problem = Problem(
         samples,
         FittedLoss(classes, 0.0, ones, 'class_weight'),
@@ -148,22 +148,6 @@ def fit(
 
 def _array(values: Array) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def _checked_value(method: str, value: Optional[float]) -> float:
-    """The number of a method, or the first that it tries.
-
-    Raises:
-        ValueError: If it is none, or the method has none.
-    """
-    module = method_named(method)
-    if value is None:
-        return module.VALUES[0]
-    if module.PARAMETER is None:
-        raise ValueError(f'{method} has no number, got value={value!r}')
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < np.inf:
-        raise ValueError(f'{module.PARAMETER} of {method} is a number of at least 0, got {value!r}')
-    return float(value)
 
 
 def _checked_layer(

@@ -1,22 +1,25 @@
 """Second-stage methods, each a module of this package that its name finds.
 
-A module has ``PARAMETER``, what the method's one number is called, or None; ``LEARNS``, whether
-there is something to be fitted to samples; ``VALUES``, what is tried of its number, the first where
-nothing is chosen; and ``fit(problem, value)``, which makes an ``nn.Module`` of samples: scores
-(N, C, *) of the scores and features of a classifier. A dash in a method's name is a line in the
-module's.
+A module has ``PARAMETER``, what the method's one value is called, or None; ``LEARNS``, whether
+there is something to be fitted to samples; ``VALUES``, numbers that are tried, or all names that
+there are, the first where nothing is chosen; and ``fit(problem, value)``, which makes an
+``nn.Module`` of samples: scores (N, C, *) of the scores and features of a classifier. A dash in a
+method's name is a line in the module's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Optional, Protocol
+from typing import Optional, Protocol, Union
 
 from torch import nn
 
 from .problem import Problem
+
+Value = Union[float, str]
 
 
 class Method(Protocol):
@@ -24,8 +27,8 @@ class Method(Protocol):
 
     PARAMETER: Optional[str]
     LEARNS: bool
-    VALUES: tuple[float, ...]
-    fit: Callable[[Problem, float], nn.Module]
+    VALUES: tuple[Value, ...]
+    fit: Callable[[Problem, Value], nn.Module]
 
 
 def method_names() -> list[str]:
@@ -43,3 +46,24 @@ def method_named(name: str) -> Method:
     if name not in method_names():
         raise ValueError(f'no method {name!r}; there are {", ".join(method_names())}')
     return import_module(f'{__name__}.{name.replace("-", "_")}')
+
+
+def checked_value(method: str, value: Optional[Value]) -> Value:
+    """The value of a method, or the first that it tries.
+
+    Raises:
+        ValueError: If it is not one of the method's, or there is no such method.
+    """
+    module = method_named(method)
+    if value is None:
+        return module.VALUES[0]
+    if module.PARAMETER is None:
+        raise ValueError(f'{method} has no number, got value={value!r}')
+    if isinstance(module.VALUES[0], str):
+        if value not in module.VALUES:
+            names = ', '.join(map(str, module.VALUES))
+            raise ValueError(f'{module.PARAMETER} of {method} is one of {names}, got {value!r}')
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f'{module.PARAMETER} of {method} is a number of at least 0, got {value!r}')
+    return float(value)
