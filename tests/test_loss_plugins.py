@@ -98,6 +98,15 @@ def test_a_loss_of_other_classes_than_the_head_is_refused() -> None:
     sentence = 'the head has 5 classes, but EQLv2Loss 4: give it the same num_classes'
     with pytest.raises(ValueError, match=sentence):
         with_loss(type='EQLv2Loss', num_classes=4)
+    for other in (
+        dict(type='PCBLoss', num_classes=4),
+        dict(type='SeesawPCBLoss', num_classes=4),
+        dict(type='SoftmaxEQLLoss', class_prior=[9, 5, 4, 2], num_images=20),
+    ):
+        with pytest.raises(
+            ValueError, match=f'the head has 5 classes, but {other["type"]} 4: give'
+        ):
+            with_loss(**other)
     own = dict(type='EQLLoss', class_prior=[2, 1])
     with pytest.raises(ValueError, match='EQLLoss is of each class: set use_sigmoid=True'):
         MODELS.build(dict(own, num_images=3, use_sigmoid=False))
@@ -111,6 +120,20 @@ def test_a_head_that_does_not_ask_its_loss_is_refused() -> None:
     loss = dict(type='GumbelLoss', num_classes=5)
     with pytest.raises(TypeError, match='SABLHead takes its scores for those of a softmax'):
         MODELS.build(dict(type='SABLHead', num_classes=5, loss_cls=loss))
+    head = dict(type='RetinaHead', num_classes=5, in_channels=8, loss_cls=loss)
+    with pytest.raises(TypeError, match='GumbelLoss is for bbox heads: RetinaHead does not ask'):
+        MODELS.build(head)
+
+
+def test_a_loss_for_rare_classes_says_that_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr('mmdisalign.detection.losses.print_log', lambda text, *_: said.append(text))
+    options = dict(type='EQLLoss', class_prior=[9, 5, 4, 2, 1], num_images=20)
+    MODELS.build(dict(options, lambda_=0.06))
+    assert not said
+    MODELS.build(options)
+    (text,) = said
+    assert 'no class is in less than a share of 0.00176 of 20 images' in text
 
 
 def test_the_ratio_moves_between_iterations_and_not_between_levels() -> None:

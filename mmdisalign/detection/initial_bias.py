@@ -6,6 +6,7 @@ import logging
 from weakref import WeakKeyDictionary, ref
 
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.roi_heads.bbox_heads import SABLHead
 from mmengine.logging import print_log
 from torch import nn
@@ -26,6 +27,7 @@ class InitialBiasMixin:
     """
 
     initial_bias: float | None
+    for_dense_heads = False
 
     def init_weights(self) -> None:
         """Set the bias of the layers whose scores the loss is of."""
@@ -53,6 +55,11 @@ def _remember(owner: nn.Module, name: str, module: nn.Module | None) -> None:
         raise TypeError(
             f'SABLHead takes its scores for those of a softmax, whatever its loss says; '
             f'{type(module).__name__} is for the other bbox heads'
+        )
+    if isinstance(owner, BaseDenseHead) and not module.for_dense_heads:
+        raise TypeError(
+            f'{type(module).__name__} is for bbox heads: {type(owner).__name__} does not ask its '
+            'loss for probabilities'
         )
     _OWNERS[module] = ref(owner)
 

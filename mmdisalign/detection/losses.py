@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Optional, Union
 
 import torch
 from mmdet.models.losses import CrossEntropyLoss, SeesawLoss, accuracy
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -68,14 +69,10 @@ class BalancedSoftmaxLoss(losses.BalancedSoftmaxLoss):
         super().__init__(class_prior, background_count=background_count, **{**BBOX_HEAD, **kwargs})
 
 
-class OwnScoresMixin(InitialBiasMixin):
-    """What mmdet's bbox heads ask of a loss that is not on a softmax of C + 1 scores.
+class CheckedClassesMixin:
+    """Mixed in before a loss that has ``num_classes``, those of the bbox head that it is in."""
 
-    Mixed in before a loss that has ``num_classes``, ``num_scores``, ``probabilities`` and
-    ``initial_bias``.
-    """
-
-    custom_cls_channels = custom_activation = custom_accuracy = True
+    custom_cls_channels = True
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Number of scores of a head with so many classes; ValueError if the loss has others."""
@@ -84,6 +81,30 @@ class OwnScoresMixin(InitialBiasMixin):
                 f'the head has {num_classes} classes, but {type(self).__name__} '
                 f'{self.num_classes}: give it the same num_classes, or the class_prior of its data'
             )
+        return self._scores_of(num_classes)
+
+
+class SoftmaxOfClassesMixin(CheckedClassesMixin):
+    """A loss on the softmax of C + 1 scores, which has ``num_classes``."""
+
+    def _scores_of(self, num_classes: int) -> int:
+        return num_classes + 1
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Probabilities of scores, both (N, C + 1), where mmdet asks for them."""
+        return cls_score.softmax(dim=-1)
+
+
+class OwnScoresMixin(CheckedClassesMixin, InitialBiasMixin):
+    """What mmdet's bbox heads ask of a loss that is not on a softmax of C + 1 scores.
+
+    Mixed in before a loss that has ``num_classes``, ``num_scores``, ``probabilities`` and
+    ``initial_bias``.
+    """
+
+    custom_activation = custom_accuracy = True
+
+    def _scores_of(self, num_classes: int) -> int:
         return self.num_scores
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
@@ -106,6 +127,8 @@ class WithBackgroundMixin:
 
 class EachClassMixin(OwnScoresMixin):
     """A loss of C scores, for dense heads, too, which read ``use_sigmoid=True`` as that."""
+
+    for_dense_heads = True
 
     def __init__(self, *args: Any, use_sigmoid: bool = True, **kwargs: Any) -> None:
         if not use_sigmoid:
@@ -130,6 +153,9 @@ class CountsImagesMixin:
                 "training, and class_prior to images, such as dict(source=..., unit='images')"
             )
         super().__init__(class_prior, lambda_=lambda_, num_images=num_images, **kwargs)
+        if lambda_ > 0 and not self.tail.any():
+            text = f'{type(self).__name__} is as without it: no class is in less than a share of'
+            print_log(f'{text} {lambda_:g} of {num_images:g} images', 'current', logging.WARNING)
 
 
 @MODELS.register_module()
@@ -178,7 +204,9 @@ class GumbelLoss(OwnScoresMixin, losses.GumbelLoss):
 
 
 @MODELS.register_module()
-class SoftmaxEQLLoss(CountsImagesMixin, WithBackgroundMixin, losses.SoftmaxEQLLoss):
+class SoftmaxEQLLoss(
+    SoftmaxOfClassesMixin, CountsImagesMixin, WithBackgroundMixin, losses.SoftmaxEQLLoss
+):
     """:class:`mmdisalign.losses.SoftmaxEQLLoss` over foreground and background.
 
     Args:
@@ -218,7 +246,7 @@ class BalancedByEpochMixin:
 
 
 @MODELS.register_module()
-class PCBLoss(BalancedByEpochMixin, losses.PCBLoss):
+class PCBLoss(SoftmaxOfClassesMixin, BalancedByEpochMixin, losses.PCBLoss):
     """:class:`mmdisalign.losses.PCBLoss`."""
 
 
@@ -267,7 +295,7 @@ class _SoftSeesaw(SeesawLoss):
 
 
 @MODELS.register_module()
-class SeesawPCBLoss(BalancedByEpochMixin, _SoftSeesaw):
+class SeesawPCBLoss(CheckedClassesMixin, BalancedByEpochMixin, _SoftSeesaw):
     """mmdet's Seesaw loss with :class:`mmdisalign.losses.PairwiseBalance`.
 
     Source: He et al., CVPR 2022. The soft targets are of the same compensated scores.
@@ -278,6 +306,9 @@ class SeesawPCBLoss(BalancedByEpochMixin, _SoftSeesaw):
         balance: Other arguments of :class:`mmdisalign.losses.PairwiseBalance`.
         kwargs: Of mmdet's ``SeesawLoss``.
     """
+
+    def _scores_of(self, num_classes: int) -> int:
+        return num_classes + 2  # two of objectness
 
 
 class GRWIIFLoss(OwnScoresMixin, GRWCrossEntropyLoss):
