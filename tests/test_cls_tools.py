@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import sys
 from pathlib import Path
@@ -229,3 +230,21 @@ def test_a_checkpoint_that_does_not_fit_is_not_changed(repo: Path, project: Path
     output = run(repo, project, *command, ok=False)
     assert 'half.pth' in output and 'backbone.stem.conv.weight' in output
     assert not (project / 'no.pth').exists()
+
+
+def test_a_model_that_was_trained_with_iif_gets_the_factors_of_training(
+    repo: Path, project: Path
+) -> None:
+    loss = "_delete_=True, type='IIFLoss', class_prior='images/train.txt', variant='base2'"
+    text = f"_base_ = 'stage1.py'\nmodel = dict(head=dict(loss=dict({loss})))\n"
+    (project / 'of_iif.py').write_text(text)
+    command = [sys.executable, repo / 'tools/calibrate.py', 'of_iif.py', 'stage1/epoch_4.pth']
+    command += ['--method', 'iif', '--value', 'base2', '--out', 'iif.pth']
+    run(repo, project, *command, '--prior', 'images/train.txt')
+    before, after = (
+        torch.load(project / name, weights_only=False)['state_dict']
+        for name in ('stage1/epoch_4.pth', 'iif.pth')
+    )
+    factors = torch.tensor([math.log2(sum(COUNTS) / count) for count in COUNTS])
+    torch.testing.assert_close(after['head.fc.weight'], before['head.fc.weight'] * factors[:, None])
+    torch.testing.assert_close(after['head.fc.bias'], before['head.fc.bias'] * factors)
