@@ -107,7 +107,7 @@ def run(seeds: Sequence[int], best: int = 4) -> str:
     for name, summary in first.items():
         own = [summary] + [trained(name, seed) for seed in seeds[1:] if name in again]
         rows.append([name, str(len(own)), *(_cell([each[key] for each in own]) for key in COLUMNS)])
-    return markdown_table(['', 'seeds', *COLUMNS], rows)
+    return markdown_table(['', 'seeds', *(key.replace('_', ' ') for key in COLUMNS)], rows)
 
 
 def _cell(values: Sequence[float]) -> str:
