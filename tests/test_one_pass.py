@@ -43,6 +43,7 @@ from mmdisalign.onepass.image_choice import (
 )
 from mmdisalign.onepass.one_pass import FullCheck, OnePass, check_fully
 from mmdisalign.onepass.sample_cache import (
+    Joined,
     Layout,
     Reservoir,
     SampleCache,
@@ -661,14 +662,18 @@ def test_the_fit_ends_where_it_does_with_any_number_of_threads() -> None:
     torch.testing.assert_close(*calibrated, rtol=0, atol=1e-3)
 
 
-def test_what_is_affine_needs_interpolated_samples_alone() -> None:
+@pytest.mark.parametrize('parts', [1, 2])  # arrays of two processes are joined
+def test_what_is_affine_needs_interpolated_samples_alone(parts: int) -> None:
     generator = np.random.default_rng(0)
     number, positions, classes, channels = 9000, 4, 3, 5
     taps = generator.dirichlet(np.ones(positions), number).astype(np.float32)
     features = generator.normal(size=(number, positions, channels)).astype(np.float16)
     logits = generator.normal(size=(number, positions, classes + 1)).astype(np.float16)
     rows, label = np.arange(number)[::-1].copy(), np.zeros(number, np.int64)
-    samples = Samples(features, logits, taps, label, np.ones(number), label, rows)
+    large = (features, logits, taps)
+    if parts > 1:
+        large = [Joined(np.array_split(own, parts)) for own in large]
+    samples = Samples(*large, label, np.ones(number), label, rows)
     affine, linear = AffineScores(classes), LinearScores(classes, channels)
     for scores in (affine, linear):
         for parameter in scores.parameters():
@@ -676,8 +681,8 @@ def test_what_is_affine_needs_interpolated_samples_alone() -> None:
         made = []
         for own in (samples, samples.of(scores)):
             chunks = own.chunks(np.arange(number))
-            parts = [calibrated_scores(scores, c.features, c.logits, c.taps) for c in chunks]
-            made.append(torch.cat(parts))
+            found = [calibrated_scores(scores, c.features, c.logits, c.taps) for c in chunks]
+            made.append(torch.cat(found))
         torch.testing.assert_close(*made, rtol=1e-4, atol=1e-5)  # float32, summed otherwise
     assert samples.of(affine).features.shape == (number, 1, channels)
     assert samples.of(AdaptiveCalibration(classes, channels)) is samples

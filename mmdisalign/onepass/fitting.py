@@ -146,7 +146,8 @@ class Samples:
         if self.features.shape[1] == 1:
             return self
         features, logits = (_weighed(self.taps, own) for own in (self.features, self.logits))
-        return replace(self, features=features, logits=logits, taps=np.ones_like(self.taps[:, :1]))
+        taps = np.ones((len(self.taps), 1), self.taps.dtype)
+        return replace(self, features=features, logits=logits, taps=taps)
 
     def of(self, scores: object) -> Samples:
         """These, as what makes scores needs them: interpolated for what folds into a classifier."""
@@ -208,8 +209,8 @@ def _weighed(taps: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sums over the positions, (S, 1, V) in float32, of values (S, K, V) times taps (S, K)."""
     result = np.empty((len(values), 1, values.shape[2]), np.float32)
     for start in range(0, len(values), 4096):  # some at a time: they may be memory-mapped
-        own = slice(start, start + 4096)
-        np.matmul(taps[own, None].astype(np.float32), values[own], out=result[own])
+        own = np.arange(start, min(start + 4096, len(values)))  # joined arrays take no slices
+        result[own] = taps[own][:, None].astype(np.float32) @ values[own]
     return result
 
 
