@@ -122,6 +122,11 @@ class ClassPrior:
             raise ValueError('groups by images need image counts, which the class prior has not')
         return options, self.images
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """Images of each class or, where these are not known, its count, shape (C,)."""
+        return self.counts if self.images is None else self.images
+
     def __len__(self) -> int:
         return len(self.counts)
 

@@ -89,6 +89,7 @@ class ClassDifficultyHook(Hook):
     """
 
     state = 'class_difficulty'
+    weighed: type = CDBLoss
 
     def __init__(
         self, target: str = 'loss', tau: Union[float, str] = DYNAMIC, least: float = 0.0
@@ -168,10 +169,10 @@ class ClassDifficultyHook(Hook):
             learned_sampler(runner, type(self).__name__)
             return
         loss = head_of(runner).loss_module
-        if not isinstance(loss, CDBLoss):
+        if not isinstance(loss, self.weighed):
             raise TypeError(
                 f'{type(self).__name__} has no weights to set in {type(loss).__name__}: set '
-                "model.head.loss=dict(type='CDBLoss', class_prior=...)"
+                f"model.head.loss=dict(type='{self.weighed.__name__}', class_prior=...)"
             )
 
     def _load(self, runner: Runner, state: dict[str, Any]) -> None:
@@ -208,6 +209,7 @@ class DifficultyNetHook(ClassDifficultyHook):
     """
 
     state = 'difficulty_net'
+    weighed = DifficultyNetLoss
 
     def __init__(
         self,
@@ -273,14 +275,6 @@ class DifficultyNetHook(ClassDifficultyHook):
             'optimizer': self._optimizer.state_dict(),
             'steps': self._steps,
         }
-
-    def _check(self, runner: Runner) -> None:
-        loss = head_of(runner).loss_module
-        if not isinstance(loss, DifficultyNetLoss):
-            raise TypeError(
-                f'DifficultyNetHook has no weights to set in {type(loss).__name__}: set '
-                "model.head.loss=dict(type='DifficultyNetLoss', class_prior=...)"
-            )
 
     def _load(self, runner: Runner, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state['net'])

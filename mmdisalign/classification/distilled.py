@@ -95,8 +95,8 @@ class DistilledImageClassifier(ImageClassifier):
             key: (1 - self.share) * value if 'loss' in key else value
             for key, value in losses.items()
         }
-        own = self.share * self.factor * cosine_distillation(features, given)
-        losses['loss_distill'] = own
+        distance = cosine_distillation(features, given)
+        losses['loss_distill'] = self.share * self.factor * distance
         return losses
 
     @torch.no_grad()

@@ -70,7 +70,7 @@ class BalancedSoftmaxLoss(losses.BalancedSoftmaxLoss):
 
 
 class CheckedClassesMixin:
-    """Mixed in before a loss that has ``num_classes``, those of the bbox head that it is in."""
+    """Mixed in before a loss with ``num_classes``, its bbox head's, and ``num_scores`` of these."""
 
     custom_cls_channels = True
 
@@ -81,14 +81,11 @@ class CheckedClassesMixin:
                 f'the head has {num_classes} classes, but {type(self).__name__} '
                 f'{self.num_classes}: give it the same num_classes, or the class_prior of its data'
             )
-        return self._scores_of(num_classes)
+        return self.num_scores
 
 
 class SoftmaxOfClassesMixin(CheckedClassesMixin):
-    """A loss on the softmax of C + 1 scores, which has ``num_classes``."""
-
-    def _scores_of(self, num_classes: int) -> int:
-        return num_classes + 1
+    """A loss on the softmax of C + 1 scores."""
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Probabilities of scores, both (N, C + 1), where mmdet asks for them."""
@@ -103,9 +100,6 @@ class OwnScoresMixin(CheckedClassesMixin, InitialBiasMixin):
     """
 
     custom_activation = custom_accuracy = True
-
-    def _scores_of(self, num_classes: int) -> int:
-        return self.num_scores
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Probabilities (N, C + 1) of scores: mmdet drops the last, the background's."""
@@ -262,6 +256,7 @@ class _SoftSeesaw(SeesawLoss):
         self, num_classes: int, alpha: float = 0.05, *, balance: Any = None, **kwargs: Any
     ) -> None:
         super().__init__(num_classes=num_classes, **kwargs)
+        self.num_scores = num_classes + 2  # two of objectness
         self.balance = losses.PairwiseBalance(num_classes, alpha, **(balance or {}))
 
     def forward(
@@ -306,9 +301,6 @@ class SeesawPCBLoss(CheckedClassesMixin, BalancedByEpochMixin, _SoftSeesaw):
         balance: Other arguments of :class:`mmdisalign.losses.PairwiseBalance`.
         kwargs: Of mmdet's ``SeesawLoss``.
     """
-
-    def _scores_of(self, num_classes: int) -> int:
-        return num_classes + 2  # two of objectness
 
 
 class GRWIIFLoss(OwnScoresMixin, GRWCrossEntropyLoss):

@@ -31,6 +31,11 @@ class Call:
     reduction: str
     ignore_index: Optional[int]
 
+    def valid(self, num_classes: int) -> Tensor:
+        """Which labels are of a class or, the label C, of the background; shape (N, *)."""
+        valid = (self.label >= 0) & (self.label <= num_classes)
+        return valid if self.ignore_index is None else valid & (self.label != self.ignore_index)
+
     def weights(self, valid: Tensor, dtype: torch.dtype) -> Tensor:
         """Of the elements, shape (N,), 0 of those that are not valid."""
         return valid.to(dtype) if self.weight is None else valid * self.weight.to(dtype)

@@ -109,9 +109,7 @@ class BinaryClassLoss(ClassLoss):
                 f'(N, {self.num_scores}), got {tuple(pred.shape)}'
             )
         label, count = call.label, self._count(len(call.label))
-        valid = (label >= 0) & (label <= self.num_classes)
-        if call.ignore_index is not None:
-            valid &= label != call.ignore_index
+        valid = call.valid(self.num_classes)
         weight = call.weights(valid, pred.dtype)
         classes = F.one_hot(label.where(valid, self.num_classes), self.num_classes + 1)
         target = self.targets(pred, classes[:, : self.num_scores].to(pred.dtype), weight > 0)

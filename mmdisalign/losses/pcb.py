@@ -35,14 +35,12 @@ class PCBLoss(ClassLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(reduction=reduction, loss_weight=loss_weight)
-        self.num_classes = num_classes
+        self.num_classes, self.num_scores = num_classes, num_classes + 1
         self.balance = PairwiseBalance(num_classes, alpha, **kwargs)
 
     def compute(self, pred: Tensor, call: Call) -> Tensor:
         """The mean over elements, or over ``avg_factor``."""
-        valid = (call.label >= 0) & (call.label <= self.num_classes)
-        if call.ignore_index is not None:
-            valid &= call.label != call.ignore_index
+        valid = call.valid(self.num_classes)
         weight, label = call.weights(valid, pred.dtype), call.label.where(valid, 0)
         objects = F.one_hot(label, self.num_classes + 1)[:, :-1] * (weight > 0)[:, None]
         objects = objects.to(pred.dtype)

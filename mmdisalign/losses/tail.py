@@ -31,7 +31,7 @@ def tail_classes(prior: ClassPrior, share: float, num_images: Optional[float] = 
 
 def image_shares(prior: ClassPrior, num_images: Optional[float] = None) -> np.ndarray:
     """n_c / N of each class, float64, shape (C,); arguments as of :func:`tail_classes`."""
-    counts = prior.counts if prior.images is None else prior.images
+    counts = prior.numbers
     total = counts.sum() if num_images is None else num_images
     if counts.max() > total:
         name = prior.name_of(int(counts.argmax()))

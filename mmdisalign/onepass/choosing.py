@@ -16,7 +16,7 @@ from ..files import written_whole
 from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
 from .folding import check_foldable, folded_state
 from .judging import Judge
-from .methods import Value, method_named, method_names
+from .methods import Value, checked_value, method_named, method_names
 from .one_pass import OnePass
 
 BEST = 'best'
@@ -62,8 +62,7 @@ def fitted(
         value: Its one, if it has one.
         seed: Of what starts at random.
     """
-    module = method_named(method)
-    own = module.VALUES[0] if value is None else value
+    module, own = method_named(method), checked_value(method, value)
     scores = {
         name: module.fit(one_pass.problem(model, name, seed), own) for name in one_pass.samples
     }

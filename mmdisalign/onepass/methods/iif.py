@@ -20,7 +20,7 @@ def fit(problem: Problem, value: str) -> AffineScores:
     """
     problem.softmax_only('iif')
     problem.unscaled('iif')
-    factor = inverse_frequency(problem.numbers, value, zero_count=problem.zero_count)
+    factor = inverse_frequency(problem.prior.numbers, value, zero_count=problem.zero_count)
     scores = AffineScores(problem.num_classes)
     scores.magnitude.data.copy_(factor - 1)
     return scores.requires_grad_(False)

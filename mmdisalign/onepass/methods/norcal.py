@@ -20,5 +20,5 @@ def fit(problem: Problem, value: float) -> AffineScores:
     problem.unscaled('norcal')
     if not problem.has_background:
         raise problem.refuse('norcal', 'there is no background score; its form is logit-adjustment')
-    shift = normalized_calibration(problem.numbers, value)
+    shift = normalized_calibration(problem.prior.numbers, value)
     return AffineScores.shifted(shift).requires_grad_(False)

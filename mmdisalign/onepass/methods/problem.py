@@ -62,11 +62,6 @@ class Problem:
         return self.loss.class_prior
 
     @property
-    def numbers(self) -> np.ndarray:
-        """Images of each class or, where these are not known, its count, (C,)."""
-        return self.prior.counts if self.prior.images is None else self.prior.images
-
-    @property
     def num_classes(self) -> int:
         """C, without a background."""
         return len(self.prior)
