@@ -111,6 +111,11 @@ longtail = dict(
             head=dict(type='mmdisalign.classification.SelfDistilledClsHead'),
         ),
     ),
+    # Liu et al. (2022): EMANATE, of features of earlier epochs.
+    breadcrumb=dict(
+        head=dict(type='mmdisalign.classification.BreadcrumbClsHead'),
+        custom_hooks=[dict(type='mmdisalign.classification.BreadcrumbHook')],
+    ),
     # Zhang (2021): whitened features; its samplers B3RS and BET have no published constants.
     whitening=dict(head=dict(type='mmdisalign.classification.WhitenedClsHead', num_groups=4)),
 )

@@ -1,6 +1,7 @@
 """The method, in plain PyTorch: what a reader can check against the paper."""
 
 from .adaptive import AdaptiveCalibration
+from .back_tracking import BackTrackedFeatures
 from .causal import CausalLinear
 from .cosine import CosineConv2d, CosineLinear
 from .in_place import mix_in, mixed
@@ -43,6 +44,7 @@ __all__ = [
     'AdaptiveCalibration',
     'AffineMap',
     'AffineScores',
+    'BackTrackedFeatures',
     'CalibratedLayerMixin',
     'CausalLinear',
     'ClassPrior',

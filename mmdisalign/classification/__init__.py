@@ -22,6 +22,7 @@ from ..losses import (
     VSLoss,
 )
 from .backbones import CIFARResNet
+from .breadcrumb import BreadcrumbClsHead, BreadcrumbHook
 from .class_hooks import (
     CausalMomentumHook,
     ClassDifficultyHook,
@@ -80,6 +81,8 @@ __all__ = [
     'BalancedBCELoss',
     'BalancedSigmoidLoss',
     'BalancedSoftmaxLoss',
+    'BreadcrumbClsHead',
+    'BreadcrumbHook',
     'CDBLoss',
     'CIFARResNet',
     'CalibratedClsHeadMixin',

@@ -1,0 +1,180 @@
+"""Breadcrumb: a second classifier, of features that the classes had in earlier epochs."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from mmengine.dist import all_gather, get_dist_info
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
+from mmpretrain.models import heads
+from mmpretrain.registry import HOOKS, MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from ..calibration import BackTrackedFeatures
+from .class_hooks import head_of
+from .hooks import model_of
+from .meta_sampler import drawn_batch, features_of, meta_seed
+from .samplers import ClassSampler
+
+STATE = 'breadcrumb'
+
+
+@MODELS.register_module()
+class BreadcrumbClsHead(heads.LinearClsHead):
+    """A ``LinearClsHead`` that learns from balanced features, and ``fc_plain``, from the images.
+
+    ``fc_plain`` trains the backbone; ``fc``, which predicts, sees constants that a
+    :class:`BreadcrumbHook` gives. Source: Liu et al., ECCV 2022, see
+    :class:`mmdisalign.calibration.BackTrackedFeatures`.
+
+    Args:
+        num_classes: Number of classes C.
+        in_channels: Number of channels F.
+        kwargs: Arguments of ``LinearClsHead``.
+
+    Attributes:
+        balanced: Features (N, F) and classes (N,) that ``fc`` learns from next.
+        seen: Those of the images of the last batch.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, in_channels, **kwargs)
+        self.fc_plain = nn.Linear(in_channels, num_classes)
+        self.balanced: Optional[tuple[Tensor, Tensor]] = None
+        self.seen: Optional[tuple[Tensor, Tensor]] = None
+
+    def loss(
+        self, feats: tuple[Tensor, ...], data_samples: list[DataSample], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Losses of both classifiers; arguments as of ``ClsHead``.
+
+        Raises:
+            RuntimeError: If no hook has given balanced features.
+            ValueError: If images are mixed.
+        """
+        if self.balanced is None:
+            raise RuntimeError(
+                'BreadcrumbClsHead has no balanced features: set '
+                "custom_hooks=[dict(type='BreadcrumbHook')]"
+            )
+        if 'gt_score' in data_samples[0]:
+            raise ValueError('Breadcrumb keeps features by class: mixed images are of none')
+        features = self.pre_logits(feats)
+        label = torch.cat([sample.gt_label for sample in data_samples]).to(features.device)
+        self.seen = features.detach(), label
+        losses = self._get_loss(self.fc_plain(features), data_samples, **kwargs)
+        given, classes = self.balanced
+        scores = self.fc(given.to(features))
+        losses['loss_balanced'] = self.loss_module(
+            scores, classes.to(label), avg_factor=len(classes)
+        )
+        return losses
+
+
+@HOOKS.register_module()
+class BreadcrumbHook(Hook):
+    """Keeps the features of the last epochs, and gives a :class:`BreadcrumbClsHead` its batches.
+
+    After each epoch, the features that the images of all processes had in it are kept; the next
+    one has as many balanced batches of them as of images. Until the rarest class has enough, the
+    batches are of images, of all classes equally often, through the backbone in eval mode and
+    without a gradient (the release has it in train mode, which moves its statistics). What is kept
+    is in the checkpoint: C times the images of an average class times F numbers, and the history of
+    the rare classes; ImageNet-LT's of 2,048 channels are some 2 GB.
+
+    Args:
+        seed: Of the order of the features, and of the images that are drawn. Default: 0.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self._loaded: Optional[dict[str, Any]] = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the state for when training begins; a stage-1 checkpoint has none."""
+        self._loaded = checkpoint.get(STATE)
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin without features, or with those that a training that is resumed had.
+
+        Raises:
+            TypeError: If the head is another one, or the loop has no epochs.
+        """
+        head = head_of(runner)
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise TypeError(
+                'BreadcrumbHook counts in epochs: set train_cfg=dict(by_epoch=True, ...)'
+            )
+        if not isinstance(head, BreadcrumbClsHead):
+            raise TypeError(
+                f'BreadcrumbHook has no batches to give to {type(head).__name__}: set '
+                "model.head.type='BreadcrumbClsHead'"
+            )
+        dataset = runner.train_dataloader.dataset
+        self._sampler = ClassSampler(dataset, power=0, seed=meta_seed(self.seed))
+        counts = self._sampler.counts.tolist()
+        self._kept = BackTrackedFeatures(counts + [0] * (head.num_classes - len(counts)))
+        if self._loaded is not None and runner.iter > 0:
+            self._kept.load_state_dict(self._loaded['kept'])
+        self._loaded = None
+        most = max(self._kept.epochs)
+        if most >= runner.max_epochs:
+            runner.logger.warning(
+                f'Breadcrumb begins after {most} epochs, when the rarest class has '
+                f'{self._kept.per_class} features, but training ends with {runner.max_epochs}: all '
+                'balanced batches will be of images.'
+            )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Order the balanced features of the epoch, the same way in all processes."""
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._features: Optional[tuple[Tensor, Tensor]] = None
+        self._given = 0
+        if self._kept.is_full:
+            self._features = self._kept.balanced()
+            own = torch.Generator().manual_seed(meta_seed(self.seed) + runner.epoch)
+            self._order = torch.randperm(len(self._features[1]), generator=own)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None
+    ) -> None:
+        """Give the head its balanced batch."""
+        size = len(data_batch['data_samples'])
+        if self._features is None:
+            batch = drawn_batch(runner.train_dataloader, self._sampler, runner.iter, size)
+            head_of(runner).balanced = features_of(model_of(runner), batch)
+            return
+        rank, world_size = get_dist_info()
+        rows = torch.arange(self._given + rank, self._given + size * world_size, world_size)
+        order = self._order[rows % len(self._order)]
+        head_of(runner).balanced = tuple(own[order] for own in self._features)
+        self._given += size * world_size
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        outputs: Optional[dict] = None,
+    ) -> None:
+        """Keep what the head saw."""
+        self._seen.append(tuple(own.cpu() for own in head_of(runner).seen))
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Take in the features of all processes, in the order that one would have seen them."""
+        features, label = (_of_all(torch.cat(own), runner) for own in zip(*self._seen))
+        self._kept.add(features, label)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add what is kept."""
+        checkpoint[STATE] = {'kept': self._kept.state_dict()}
+
+
+def _of_all(own: Tensor, runner: Runner) -> Tensor:
+    """Rows of all processes, in turns, as the sampler dealt them."""
+    device = next(model_of(runner).parameters()).device
+    found = all_gather(own.to(device))
+    return torch.stack([each.cpu() for each in found], dim=1).flatten(0, 1)
