@@ -116,6 +116,19 @@ longtail = dict(
         head=dict(type='mmdisalign.classification.BreadcrumbClsHead'),
         custom_hooks=[dict(type='mmdisalign.classification.BreadcrumbHook')],
     ),
+    # Shi et al. (2024), LIFT: a pretrained ViT stays as it is, but for LoRA in its attention;
+    # backbone=dict(_delete_=True, **own.backbone, module=...), which names its weights.
+    lift=dict(
+        backbone=dict(type='LoRAModel', rank=32, alpha=1, targets=[dict(type='qkv')]),
+        head=dict(
+            _delete_=True,
+            type='mmdisalign.classification.CosineClsHead',
+            scale=25.0,
+            learned=False,
+        ),
+        loss=dict(type='mmdisalign.classification.BalancedSoftmaxLoss'),
+        custom_hooks=[dict(type='mmdisalign.classification.ClassMeansHook')],
+    ),
     # Zhang (2021): whitened features; its samplers B3RS and BET have no published constants.
     whitening=dict(head=dict(type='mmdisalign.classification.WhitenedClsHead', num_groups=4)),
 )

@@ -29,6 +29,7 @@ from .class_hooks import (
     DeferredReweightingHook,
     DifficultyNetHook,
 )
+from .class_means import ClassMeansHook
 from .classifiers import (
     CalibratedImageClassifier,
     calibrated_classifier,
@@ -90,6 +91,7 @@ __all__ = [
     'CausalMomentumHook',
     'ClassBalancedLoss',
     'ClassDifficultyHook',
+    'ClassMeansHook',
     'ClassSampler',
     'CosineClsHead',
     'DeferredReweightingHook',
