@@ -123,11 +123,15 @@ def test_tde_at_test_is_as_released(alpha: str) -> None:
 
 
 def test_tde_divides_by_no_zero() -> None:
-    case = CASES['tde_edge_zero_head']
+    case = CASES['tde_edge_division']
     layer = causal(case, case['options']['alpha']).eval()
     features = tensor(case['inputs']['features'])
     plain = layer(features)  # before training, there is nothing to subtract
-    assert plain.isfinite().all()
+    torch.testing.assert_close(plain, causal(case, alpha=0.0).eval()(features))
+    layer.direction.copy_(tensor(case['inputs']['embed']))
+    assert layer(features).isfinite().all()
+    case = CASES['tde_edge_zero_head']
+    features = tensor(case['inputs']['features'])
     layer.direction.copy_(tensor(case['inputs']['embed']))
     near(layer(features), case['expected']['logits'])
 
@@ -151,6 +155,30 @@ def test_marc_is_as_released(name: str) -> None:
     near(scores.margin.grad, expected['grad_beta'], ROUNDED)
     if 'grw_class_weights' in expected:
         near(generalized_reweight(inputs['counts'], 1.2), expected['grw_class_weights'], ROUNDED)
+
+
+def test_marc_takes_the_released_steps() -> None:
+    case = CASES['marc_three_sgd_steps']
+    inputs, expected, options = case['inputs'], case['expected'], dict(case['options'])
+    weight, label = tensor(inputs['weight']), torch.tensor(inputs['labels'])
+    scores = MarginScores(weight.norm(dim=1)).double()
+    before = F.linear(tensor(inputs['features']), weight, tensor(inputs['bias']))
+    loss = losses.GRWCrossEntropyLoss(
+        inputs['counts'], exp_scale=options.pop('exp_scale'), normalizer='class_weight'
+    )
+    magnitude, decay = scores.magnitude, options['weight_decay']
+    optimizer = torch.optim.SGD(
+        [{'params': [magnitude], 'weight_decay': 0.0}, {'params': [scores.margin]}], **options
+    )
+    for value in expected['losses']:
+        found = loss(scores(before), label)
+        near(found, value, ROUNDED)
+        optimizer.zero_grad()
+        found.backward()
+        magnitude.grad.add_(decay * (1 + magnitude.detach()))  # that of ω, as released
+        optimizer.step()
+    near(1 + magnitude, expected['omega'], ROUNDED)
+    near(scores.margin, expected['beta'], ROUNDED)
 
 
 def vmf(inputs: dict) -> VMFLinear:
@@ -194,6 +222,32 @@ def test_vmf_trains_as_released(name: str) -> None:
     }
     for key in set(known) & set(expected):
         near(known[key], expected[key], ROUNDED)
+
+
+def test_vmf_below_a_kappa_of_one_is_as_released_but_for_the_clamp() -> None:
+    case = CASES['vmf_kappa_below_one']
+    inputs, expected, layer = case['inputs'], case['expected'], vmf(case['inputs'])
+    label, log_counts = torch.tensor(inputs['labels']), tensor(inputs['counts']).log()
+    dimension = layer.in_features
+    below = tensor(inputs['kappa']) < 1
+    assert below.tolist() == [False, False, False, False, True]
+    # As released: the constants and the overlaps are those of κ, where ours are of κ clamped.
+    constant = log_normalizer(layer.kappa, dimension)
+    near(constant, expected['bias'])
+    own = layer(tensor(inputs['features']))
+    released = own - layer.constant() + constant
+    near(released + log_counts, expected['logits'])
+    overlap = inter_class_overlap(layer.weight, layer.kappa)
+    share = case['options']['auxlossweight']  # of epoch 0
+    loss = losses.BalancedSoftmaxLoss(inputs['counts']).double()
+    total = loss(released, label) + share * overlap
+    total.backward()
+    near(total, expected['loss'], ROUNDED)
+    near(layer.kappa.grad, expected['grad_kappa'], ROUNDED)
+    # Ours: a κ of 1, and the other classes as released.
+    near((own + log_counts)[:, ~below], tensor(expected['logits'])[:, ~below].tolist())
+    one = log_normalizer(tensor([1.0]), dimension)
+    torch.testing.assert_close(layer.constant()[below], one)
 
 
 def test_vmf_at_test_is_as_released_and_its_normaliser_exact() -> None:
