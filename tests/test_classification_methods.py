@@ -286,7 +286,9 @@ def test_cdb_has_a_dynamic_exponent_and_no_zero_weights_in_all() -> None:
     case = CASES['cdb_w_dynamic']
     found = losses.difficulty_weights(tensor(case['inputs']['accuracy']))
     near(found, case['expected']['weights_paper'])
-    assert losses.difficulty_weights(torch.ones(3), 1.5).tolist() == [1, 1, 1]
+    case = CASES['cdb_w_edge_all_perfect']
+    found = losses.difficulty_weights(tensor(case['inputs']['accuracy']), case['options']['tau'])
+    near(found, case['expected']['weights_wanted'])
     floored = losses.difficulty_weights(torch.tensor([1.0, 0.5]), 1.0, least=0.1)
     assert floored[0] > 0
     for case in (CASES['cdb_s_tau_1.0'], CASES['cdb_s_tau_2.0']):
@@ -294,6 +296,18 @@ def test_cdb_has_a_dynamic_exponent_and_no_zero_weights_in_all() -> None:
             tensor(case['inputs']['accuracy']), case['options']['tau']
         )
         near(rates / rates.sum(), case['expected']['class_probability'])
+
+
+@pytest.mark.parametrize(('tau', 'key'), [('dynamic', 'weights'), (1, 'weights_tau1')])
+def test_cdb_weighs_classes_anew_after_each_epoch(tau: float | str, key: str) -> None:
+    case = CASES['cdb_w_epochs']
+    assert tau in case['options']['tau']
+    loss = losses.CDBLoss([1] * 5, tau).double()
+    accuracies, expected = case['inputs']['accuracy_after_each_epoch'], case['expected']['each']
+    assert len(accuracies) == len(expected) == 4
+    for accuracy, after in zip(accuracies, expected):
+        loss.set_accuracy(tensor(accuracy))
+        near(loss.class_weight, after[key])
 
 
 def difficulty_net(case: dict) -> losses.DifficultyNet:
@@ -351,6 +365,34 @@ def test_the_meta_step_of_difficulty_net_is_the_papers() -> None:
         near(net.get_parameter(key).grad, value)
 
 
+def test_difficulty_net_learns_from_the_driver_alone_where_the_inner_step_has_no_length() -> None:
+    """As in the released code, whose meta loss gives the network no gradient."""
+    case = CASES['difficulty_net_three_driver_steps']
+    net, accuracy = difficulty_net(case), tensor(case['inputs']['accuracy'])
+    lamda, lr, weight_decay = (case['options'][key] for key in ('lamda', 'lr', 'weight_decay'))
+    optimizer = torch.optim.Adam(net.parameters(), lr, weight_decay=weight_decay)
+    classifier = nn.Linear(4, 5).double()
+    batch = torch.randn(5, 4, dtype=torch.float64), torch.arange(5)
+    assert len(case['expected']['difficulty_after_each']) == 3
+    for expected in case['expected']['difficulty_after_each']:
+        options = dict(inner_lr=0.0, driver_weight=lamda)
+        loss, _ = losses.difficulty_meta_loss(net, accuracy, classifier, batch, batch, **options)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        near(net(accuracy), expected)
+
+
+def test_difficulties_weigh_the_images_of_balanced_softmax() -> None:
+    case = CASES['difficulty_net_balanced_softmax']
+    inputs, expected = case['inputs'], case['expected']
+    logits, label = tensor(inputs['logits']), torch.tensor(inputs['labels'])
+    loss = losses.BalancedSoftmaxLoss(inputs['counts']).double()
+    near(loss(logits, label, reduction_override='none'), expected['loss_per_image'], ROUNDED)
+    loss.class_weight.copy_(tensor(inputs['class_weights']))
+    near(loss(logits, label), expected['loss_wanted'], ROUNDED)
+
+
 @pytest.mark.parametrize('name', ['bal_bce_smoothing_0.0', 'bal_bce_soft_targets'])
 def test_balanced_bce_is_as_released(name: str) -> None:
     case = CASES[name]
@@ -377,6 +419,19 @@ def test_balanced_bce_of_large_scores_and_smoothed_labels() -> None:
     case = CASES['bce_class_balanced_weights']
     weights = effective_number_weights(case['inputs']['counts'])
     near(weights, case['expected']['weights'], ROUNDED)
+
+
+def test_balanced_bce_refuses_that_all_images_are_of_one_class() -> None:
+    inputs = CASES['bal_bce_edge_all_of_one_class']['inputs']
+    with pytest.raises(ValueError, match='zero frequency: class 1, class 2, class 3, class 4'):
+        losses.BalancedSigmoidLoss(inputs['counts'])
+    with pytest.raises(ValueError, match='every sample is class 0'):
+        losses.BalancedSigmoidLoss(inputs['counts'], zero_count='ignore')
+    logits = leaf(inputs['logits'])
+    loss = losses.BalancedSigmoidLoss(inputs['counts'], zero_count=1)
+    found = loss(logits, torch.tensor(inputs['labels']))
+    found.backward()
+    assert found.isfinite() and logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('name', names('db_.*'))
