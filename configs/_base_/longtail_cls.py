@@ -103,6 +103,16 @@ longtail = dict(
             sampler=dict(_delete_=True, type='mmdisalign.classification.ClassSampler', power=0.0)
         ),
     ),
+    # Li et al. (2021), stage I: two views an image, a MultiView with num_views=[1, 1].
+    ssd_features=dict(
+        model=dict(
+            type='mmdisalign.classification.MoCoImageClassifier',
+            projector=dict(
+                type='MoCoV2Neck', in_channels=2048, hid_channels=2048, out_channels=128
+            ),
+        ),
+        train_dataloader=dict(collate_fn=dict(type='default_collate')),
+    ),
     # Li et al. (2021), stage III; stage II, the teacher, is decoupled.lws.
     ssd=dict(
         model=dict(

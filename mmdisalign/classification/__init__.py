@@ -54,6 +54,7 @@ from .hooks import ResetClassifierHook
 from .losses import GRWCrossEntropyLoss
 from .meta_sampler import MetaSamplerHook
 from .metrics import LongTailAccuracy, LongTailAveragePrecision
+from .momentum_contrast import MoCoImageClassifier
 from .prepare import prepare
 from .samplers import ClassSampler, LearnedClassSampler
 
@@ -113,6 +114,7 @@ __all__ = [
     'LongTailAveragePrecision',
     'MARCLinearClsHead',
     'MetaSamplerHook',
+    'MoCoImageClassifier',
     'ResetClassifierHook',
     'SelfDistilledClsHead',
     'SoftmaxEQLLoss',

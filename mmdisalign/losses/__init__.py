@@ -28,6 +28,7 @@ from .grad_libra import GradLibraLoss
 from .grw_cross_entropy import GRWCrossEntropyLoss
 from .gumbel import GumbelLoss
 from .iif import IIFLoss
+from .labelled_contrastive import labelled_contrastive_loss
 from .lade import LADELoss
 from .ldam import LDAMLoss
 from .pairwise_balance import PairwiseBalance
@@ -71,6 +72,7 @@ __all__ = [
     'difficulty_meta_loss',
     'difficulty_weights',
     'driver_loss',
+    'labelled_contrastive_loss',
     'reweight_loss',
     'score_distillation',
     'seesaw_scores',

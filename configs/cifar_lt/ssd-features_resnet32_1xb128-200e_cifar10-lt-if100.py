@@ -1,0 +1,10 @@
+# SSD's stage I; lws_... and ssd_... are its stages II and III, which name it or one another.
+_base_ = ['./resnet32_1xb128-200e_cifar10-lt-if100.py', '../_base_/longtail_cls.py']
+own = _base_.longtail.ssd_features
+sizes = dict(in_channels=64, hid_channels=64, out_channels=128)
+model = dict(own.model, projector=dict(own.model.projector, **sizes), queue_len=12288)
+crop, flip, pack = _base_.train_pipeline
+jitter = dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+views = [[crop, flip], [crop, jitter, dict(type='RandomGrayscale', prob=0.2), flip]]
+train_pipeline = [dict(type='MultiView', num_views=[1, 1], transforms=views), pack]
+train_dataloader = dict(own.train_dataloader, dataset=dict(pipeline=train_pipeline))

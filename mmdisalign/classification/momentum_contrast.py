@@ -1,0 +1,116 @@
+"""A classifier whose features also tell the images of different classes apart."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_gather
+from mmengine.model import ExponentialMovingAverage
+from mmpretrain.models.classifiers import ImageClassifier
+from mmpretrain.models.utils import batch_shuffle_ddp, batch_unshuffle_ddp
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from ..losses import labelled_contrastive_loss
+
+
+@MODELS.register_module()
+class MoCoImageClassifier(ImageClassifier):
+    """An ``ImageClassifier`` with the loss of momentum contrast beside its own.
+
+    SSD's stage I (Li et al., ICCV 2021, section 3.1): cross-entropy of the first view of an image,
+    and :func:`labelled_contrastive_loss` of both; the parts are those of mmpretrain's ``MoCo``. It
+    needs two views an image, ``MultiView``; it is tested as an ``ImageClassifier`` is, and its
+    checkpoint has the backbone, the neck and the head of one.
+
+    Args:
+        projector: Makes a key of the backbone's maps, such as ``dict(type='MoCoV2Neck', ...)``.
+        queue_len: Keys that are kept. Default: 115712, as released.
+        momentum: Share of the backbone in that of the keys, per iteration. Default: 0.001.
+        temperature: T. Default: 0.2, as released.
+        data_preprocessor: Of ``SelfSupDataPreprocessor``, which is its type unless it says one.
+        train_cfg: As of ``ImageClassifier``, without ``augments``.
+        kwargs: Arguments of ``ImageClassifier``.
+
+    Raises:
+        ValueError: If images are mixed.
+
+    Attributes:
+        queue: Keys, shape (K, D), at first at random and of no class.
+        queue_label: Their classes, shape (K,).
+    """
+
+    def __init__(
+        self,
+        *,
+        projector: dict,
+        queue_len: int = 115712,
+        momentum: float = 0.001,
+        temperature: float = 0.2,
+        data_preprocessor: Optional[dict] = None,
+        train_cfg: Optional[dict] = None,
+        **kwargs: Any,
+    ) -> None:
+        if (train_cfg or {}).get('augments'):
+            raise ValueError('mixed images are of no one class: take train_cfg.augments out')
+        views = {key: own for key, own in (data_preprocessor or {}).items() if key != 'num_classes'}
+        views.setdefault('type', 'SelfSupDataPreprocessor')
+        super().__init__(data_preprocessor=MODELS.build(views), **kwargs)
+        self.temperature = temperature
+        self.projector = MODELS.build(projector)
+        self.encoder_k = ExponentialMovingAverage(self._encoder, momentum)
+        keys = torch.randn(queue_len, projector['out_channels'])
+        self.register_buffer('queue', F.normalize(keys, dim=1))
+        self.register_buffer('queue_label', torch.full((queue_len,), -1))
+        self.register_buffer('queue_ptr', torch.zeros((), dtype=torch.long))
+
+    @property
+    def _encoder(self) -> nn.Module:
+        return nn.Sequential(self.backbone, self.projector)
+
+    def loss(self, inputs: list[Tensor], data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            inputs: Two views of the images, each of shape (N, 3, H, W).
+            data_samples: Ground truth of each image.
+
+        Raises:
+            TypeError: If there is one view of each image.
+        """
+        if not isinstance(inputs, (list, tuple)):
+            raise TypeError(
+                f'{type(self).__name__} needs two views of an image: set '
+                "dict(type='MultiView', num_views=[1, 1], transforms=[...]) in the pipeline and "
+                "collate_fn=dict(type='default_collate') in train_dataloader"
+            )
+        maps = self.backbone(inputs[0])
+        feats = self.neck(maps) if self.with_neck else maps
+        losses = self.head.loss(feats, data_samples)
+        query = F.normalize(self.projector(maps)[0], dim=1)
+        key = self._keys(inputs[1])
+        label = torch.cat([sample.gt_label for sample in data_samples]).to(key.device)
+        losses['loss_contrast'] = labelled_contrastive_loss(
+            query, key, self.queue.clone(), label, self.queue_label.clone(), self.temperature
+        )
+        self._enqueue(key, label)
+        return losses
+
+    @torch.no_grad()
+    def _keys(self, images: Tensor) -> Tensor:
+        self.encoder_k.update_parameters(self._encoder)
+        # Shuffled over processes, so that no batch statistics tell which images are one's own.
+        images, back = batch_shuffle_ddp(images)
+        return batch_unshuffle_ddp(F.normalize(self.encoder_k(images)[0], dim=1), back)
+
+    @torch.no_grad()
+    def _enqueue(self, key: Tensor, label: Tensor) -> None:
+        """Let the keys of all processes take the place of the oldest."""
+        size = len(self.queue)
+        key, label = (torch.cat(all_gather(own))[-size:] for own in (key, label))
+        rows = (self.queue_ptr + torch.arange(len(label), device=label.device)) % size
+        self.queue[rows], self.queue_label[rows] = key.to(self.queue), label
+        self.queue_ptr.copy_((self.queue_ptr + len(label)) % size)
