@@ -163,7 +163,8 @@ class TDEClsHead(heads.LinearClsHead):
         num_heads: K. Default: 2.
         tau: τ. Default: 16.
         gamma: γ. Default: 1/32.
-        alpha: α, of test alone: ``test.py --cfg-options model.head.alpha=2``. Default: 3.
+        alpha: α, of test alone: ``test.py --cfg-options model.head.alpha=2``. In a checkpoint of
+            ``calibrate.py --method tde`` is its own, which counts instead. Default: 3.
         momentum: μ. Default: 0.9.
         kwargs: Arguments of ``LinearClsHead``.
     """

@@ -13,7 +13,7 @@ from torch import nn
 from ..analysis import markdown_table, value_text
 from ..processes import agreed
 from .judging import Judge, Part, draws_of, folds, intervals_of_difference, once
-from .methods import Problem, Value, method_named
+from .methods import Problem, Value, foldable, method_named
 
 FOLDS = 4  # of the images that choose, where they are fitted to
 MOST_TO_CHOOSE = 30_000  # samples that each fit takes whose value is only tried
@@ -125,7 +125,7 @@ class Comparison:
             intervals_of_difference(self._values_before, after.values(self._draws)),
             found[best],
             seconds,
-            hasattr(scores, 'folded'),
+            foldable(scores),
         )
 
     def _fewer(self, problem: Problem, fit_on: str) -> list[tuple[Problem, np.ndarray]]:

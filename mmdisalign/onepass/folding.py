@@ -8,8 +8,9 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from ..calibration import CalibratedLayerMixin, ScoreLayout, VMFLinear
+from ..calibration import CalibratedLayerMixin, ScoreLayout
 from ..engine.confidence import calibrations_of
+from .methods import foldable, layer_of_method
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
@@ -38,12 +39,12 @@ def classifier_of(model: nn.Module, calibration: str) -> Optional[tuple[Tensor, 
     return own[0].weight, own[0].bias
 
 
-def vmf_of(model: nn.Module, calibration: str) -> Optional[VMFLinear]:
-    """The layer that a calibration is of, if it is a von Mises-Fisher classifier."""
+def layer_of(model: nn.Module, calibration: str) -> Optional[nn.Module]:
+    """The layer that a calibration is of; None where it is of several."""
     names = {module: name for name, module in calibrations_of(model).items()}
     own = (layer for layer in model.modules() if isinstance(layer, CalibratedLayerMixin))
     found = [layer for layer in own if names[layer.calibration] == calibration]
-    return found[0] if len(found) == 1 and isinstance(found[0], VMFLinear) else None
+    return found[0] if len(found) == 1 else None
 
 
 def check_foldable(model: nn.Module, method: str) -> None:
@@ -53,12 +54,11 @@ def check_foldable(model: nn.Module, method: str) -> None:
         model: With untouched calibrations.
         method: Its name; DisAlign is written with its calibration.
     """
-    linear = {name for name, _, _ in linear_layers(model)}
+    linear, kind = {name for name, _, _ in linear_layers(model)}, layer_of_method(method)
     for name in calibrations_of(model) if method != 'disalign' else ():
-        vmf = vmf_of(model, name) is not None
-        if method == 'vmf' and not vmf:
-            raise ValueError('vmf cannot be fitted: the classifier is not a VMFLinear')
-        if method != 'vmf' and name not in linear:
+        if kind is not None and not isinstance(layer_of(model, name), kind):
+            raise ValueError(f'{method} cannot be fitted: the classifier is not a {kind.__name__}')
+        if kind is None and name not in linear:
             raise ValueError(
                 f'{method} is written into the weights of a linear classifier, and that of {name} '
                 'is none'
@@ -78,15 +78,15 @@ def folded_state(model: nn.Module, fitted: Mapping[str, nn.Module]) -> dict[str,
     state = {key: v for key, v in model.state_dict().items() if '.calibration.' not in key}
     layers = list(linear_layers(model))
     for calibration, scores in fitted.items():
-        if not hasattr(scores, 'folded'):
+        if not foldable(scores):
             raise ValueError(
                 'σ(x) varies with the input, so DisAlign does not fold into a classifier: use '
                 'disalign-constant, or leave --fold out'
             )
-        vmf = vmf_of(model, calibration)
-        if vmf is not None and hasattr(scores, 'folded_vmf'):
-            own = next(name for name, layer in model.named_modules() if layer is vmf)
-            state.update({f'{own}.{key}': v for key, v in scores.folded_vmf(vmf).items()})
+        if hasattr(scores, 'folded_into'):
+            own = layer_of(model, calibration)
+            prefix = next(name for name, layer in model.named_modules() if layer is own)
+            state.update({f'{prefix}.{key}': v for key, v in scores.folded_into(own).items()})
             continue
         names = [name for own, name, _ in layers if own == calibration]
         if not names:

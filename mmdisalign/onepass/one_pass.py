@@ -35,7 +35,7 @@ from .fitting import (
     normalizer_of,
     sampled_sum,
 )
-from .folding import classifier_of, vmf_of
+from .folding import classifier_of, layer_of
 from .image_choice import ImageChoice, image_numbers
 from .methods import Problem
 
@@ -221,7 +221,7 @@ class OnePass:
             self.losses[name],
             weight=weight,
             bias=bias,
-            vmf=vmf_of(model, name),
+            layer=layer_of(model, name),
             per_valid=self.per_valid[name],
             zero_count=self.zero_count,
             weight_decay=self.weight_decay,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -9,10 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..calibration import ClassPrior, PriorLike, VMFLinear, ZeroCount, generalized_reweight
+from ..calibration import (
+    CausalLinear,
+    ClassPrior,
+    PriorLike,
+    VMFLinear,
+    ZeroCount,
+    generalized_reweight,
+)
 from .fitted_loss import FittedLoss
 from .fitting import Samples
-from .methods import Problem, Value, checked_value, method_named
+from .methods import Problem, Value, checked_value, layer_of_method, method_named
 
 Array = Union[np.ndarray, Tensor]
 
@@ -59,8 +67,15 @@ class Fitted:
             bias: Shape (C,), or None.
 
         Raises:
-            ValueError: If no linear classifier does: σ(x) of DisAlign varies.
+            ValueError: If no linear classifier does: σ(x) of DisAlign varies, and a method for
+                another kind of classifier changes the state of that.
         """
+        kind = layer_of_method(self.method)
+        if kind is not None:
+            raise ValueError(
+                f'{self.method} is of no linear classifier: the {kind.__name__} itself loads '
+                'scores.folded_into(layer), with strict=False'
+            )
         if not hasattr(self.scores, 'folded'):
             raise ValueError(
                 f'{self.method} does not fold into a linear classifier, for its σ(x) varies with '
@@ -83,6 +98,7 @@ def fit(
     weight: Optional[Array] = None,
     bias: Optional[Array] = None,
     vmf: Optional[VMFLinear] = None,
+    tde: Optional[CausalLinear] = None,
     background: bool = False,
     zero_count: ZeroCount = None,
     weight_decay: float = 5e-4,
@@ -102,6 +118,7 @@ def fit(
         weight: Of the last layer, shape (C, F), which some methods change. Default: None.
         bias: Of the last layer, shape (C,). Default: None.
         vmf: The last layer, if it is one. Default: None.
+        tde: Likewise; the logits are those of test. Default: None.
         background: Whether there is a background. Default: False.
         zero_count: How to weigh classes that were never seen, see :func:`generalized_reweight`.
         weight_decay: Of what is learned, unless it is the method's number.
@@ -116,10 +133,11 @@ def fit(
     classes = ClassPrior.build(prior)
     _check(x, z, y, classes, background)
     layer = _checked_layer(x, z, weight, bias)
-    if vmf is not None:
+    whole = vmf if tde is None else tde
+    if whole is not None:
         with torch.no_grad():
-            own = torch.as_tensor(x).float().to(vmf.weight.device)
-            _check_made(vmf(own).cpu(), torch.as_tensor(z).float())
+            own = torch.as_tensor(x).float().to(whole.weight.device)
+            _check_made(copy.deepcopy(whole).eval()(own).cpu(), torch.as_tensor(z).float())
     own = generalized_reweight(classes, 0.0, zero_count=zero_count)
     ones = torch.cat([own, torch.ones(z.shape[1] - len(classes))])
     samples = Samples(
@@ -138,7 +156,7 @@ def fit(
         FittedLoss(classes, 0.0, ones, 'class_weight'),
         weight=layer[0],
         bias=layer[1],
-        vmf=vmf,
+        layer=whole,
         zero_count=zero_count,
         weight_decay=weight_decay,
         seed=seed,

@@ -4,7 +4,8 @@ A module has ``PARAMETER``, what the method's one value is called, or None; ``LE
 there is something to be fitted to samples; ``VALUES``, numbers that are tried, or all names that
 there are, the first where nothing is chosen; and ``fit(problem, value)``, which makes an
 ``nn.Module`` of samples: scores (N, C, *) of the scores and features of a classifier. A dash in a
-method's name is a line in the module's.
+method's name is a line in the module's. Of a method for one kind of classifier alone, the module
+has this as ``LAYER``, and its scores have ``folded_into(layer)``, what changes in the state of one.
 """
 
 from __future__ import annotations
@@ -46,6 +47,16 @@ def method_named(name: str) -> Method:
     if name not in method_names():
         raise ValueError(f'no method {name!r}; there are {", ".join(method_names())}')
     return import_module(f'{__name__}.{name.replace("-", "_")}')
+
+
+def layer_of_method(name: str) -> Optional[type[nn.Module]]:
+    """The one kind of classifier that a method is for, or None, for any."""
+    return getattr(method_named(name), 'LAYER', None)
+
+
+def foldable(scores: nn.Module) -> bool:
+    """Whether the weights of a classifier can make scores: a linear one's, or its own kind's."""
+    return hasattr(scores, 'folded') or hasattr(scores, 'folded_into')
 
 
 def checked_value(method: str, value: Optional[Value]) -> Value:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...calibration import ClassPrior, VMFLinear, ZeroCount, generalized_reweight
+from ...calibration import ClassPrior, ZeroCount, generalized_reweight
 from ..fitted_loss import FittedLoss
 from ..fitting import ElementLosses, Fit, Samples, fit_calibration, normalizer_of
 
+Layer = TypeVar('Layer', bound=nn.Module)
 Scores = TypeVar('Scores', bound=nn.Module)
 
 
@@ -28,7 +29,8 @@ class Problem:
         weight: Of the classifier, shape (A, F), A the scores of a sample: the classes', and behind
             them a background's; or that of a kernel. Default: None, it is not linear or not known.
         bias: Of the classifier, shape (A,). Default: None, it has none.
-        vmf: The classifier, if it is one of von Mises-Fisher densities. Default: None, it is not.
+        layer: The classifier itself, for methods that are of one kind alone, see
+            :meth:`own_layer`. Default: None, it is not known.
         per_valid: Elements, ignored ones included, for each that samples stand for.
         zero_count: How to weigh classes that were never seen.
         weight_decay: Of what is learned.
@@ -43,7 +45,7 @@ class Problem:
     chosen: Optional[np.ndarray] = None
     weight: Optional[Tensor] = None
     bias: Optional[Tensor] = None
-    vmf: Optional[VMFLinear] = None
+    layer: Optional[nn.Module] = None
     per_valid: float = 1.0
     zero_count: ZeroCount = None
     weight_decay: float = 0.0
@@ -121,6 +123,12 @@ class Problem:
                 method, 'the classifier sees more than the features of a position: it has a kernel'
             )
         return weight, None if self.bias is None else self.bias.detach().float()
+
+    def own_layer(self, method: str, kind: type[Layer]) -> Layer:
+        """The classifier itself; ValueError if it is not of the kind that a method is for."""
+        if not isinstance(self.layer, kind):
+            raise self.refuse(method, f'the classifier is not a {kind.__name__}')
+        return self.layer
 
     def class_weight(self, exp_scale: float) -> Tensor:
         """GRW's weights with an exponent ρ, shape (A,): 0 weighs all alike, 1 balances classes."""

@@ -10,6 +10,7 @@ from .problem import Problem
 
 PARAMETER = 'α'
 LEARNS = False
+LAYER = VMFLinear
 VALUES = (0.5, *(step / 10 for step in range(11) if step != 5))
 
 
@@ -32,7 +33,7 @@ class VMFScores(AffineMap):
         """κ' / κ, and what keeps the constant of the scores, both (C,)."""
         return self.scale, self.constant * (1 - self.scale)
 
-    def folded_vmf(self, layer: VMFLinear) -> dict[str, Tensor]:
+    def folded_into(self, layer: VMFLinear) -> dict[str, Tensor]:
         """What changes in the state of the classifier whose scores are these."""
         own = VMFLinear(layer.in_features, self.num_classes).to(self.kappa)
         own.kappa.data.copy_(self.kappa)
@@ -46,9 +47,7 @@ def fit(problem: Problem, value: float) -> VMFScores:
     Source: Wang et al., ECCV 2022, see :class:`VMFLinear`. It learns nothing, and has a meaning for
     that classifier alone.
     """
-    layer = problem.vmf
-    if layer is None:
-        raise problem.refuse('vmf', 'the classifier is not a VMFLinear')
+    layer = problem.own_layer('vmf', LAYER)
     kappa = layer.concentration().float()
     overlap = mean_overlap(layer.weight.float(), kappa)
     return VMFScores(layer, calibrated_kappa(kappa, overlap, value))
