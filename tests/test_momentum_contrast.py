@@ -66,15 +66,15 @@ def views(number: int) -> list[torch.Tensor]:
 
 
 def test_the_oldest_keys_leave_the_queue(built: nn.Module) -> None:
-    assert (built.queue_label == -1).all()
-    label, random = torch.tensor([0, 1, 2, 0]), built.queue.clone()
+    assert (built.contrast.queue_label == -1).all()
+    label, random = torch.tensor([0, 1, 2, 0]), built.contrast.queue.clone()
     for _ in range(3):
         built.loss(views(4), samples(label))
-    assert built.queue_ptr == 2
+    assert built.contrast.queue_ptr == 2
     # Twelve keys in ten places: two of the last batch are at the beginning.
-    assert built.queue_label.tolist() == [2, 0, 2, 0, 0, 1, 2, 0, 0, 1]
-    torch.testing.assert_close(built.queue.norm(dim=1), torch.ones(10))
-    assert not torch.isclose(built.queue, random).all(dim=1).any()
+    assert built.contrast.queue_label.tolist() == [2, 0, 2, 0, 0, 1, 2, 0, 0, 1]
+    torch.testing.assert_close(built.contrast.queue.norm(dim=1), torch.ones(10))
+    assert not torch.isclose(built.contrast.queue, random).all(dim=1).any()
 
 
 def test_keys_follow_slowly_and_have_no_gradient(built: nn.Module) -> None:
@@ -82,9 +82,11 @@ def test_keys_follow_slowly_and_have_no_gradient(built: nn.Module) -> None:
     assert {'loss', 'loss_contrast'} <= set(losses)
     losses['loss_contrast'].backward()
     assert built.head.fc.weight.grad is None
-    assert all(own.grad is not None for own in built.projector.parameters())
-    assert all(own.grad is None for own in built.encoder_k.parameters())
-    first, own = (net.mlp[0].weight for net in (built.encoder_k.module[1], built.projector))
+    assert all(own.grad is not None for own in built.contrast.projector.parameters())
+    assert all(own.grad is None for own in built.contrast.encoder_k.parameters())
+    first, own = (
+        net.mlp[0].weight for net in (built.contrast.encoder_k.module[1], built.contrast.projector)
+    )
     torch.testing.assert_close(first, own)
     before = own.clone()
     own.data.add_(1.0)
@@ -96,7 +98,10 @@ def test_keys_of_all_processes_are_kept(built: nn.Module, monkeypatch: pytest.Mo
     other = {torch.float32: torch.full((2, 8), 8**-0.5), torch.int64: torch.tensor([7, 7])}
     monkeypatch.setattr(momentum_contrast, 'all_gather', lambda own: [own, other[own.dtype]])
     built.loss(views(2), samples(torch.tensor([0, 1])))
-    assert built.queue_label.tolist() == [0, 1, 7, 7, *[-1] * 6] and built.queue_ptr == 4
+    assert (
+        built.contrast.queue_label.tolist() == [0, 1, 7, 7, *[-1] * 6]
+        and built.contrast.queue_ptr == 4
+    )
 
 
 def test_one_view_is_told(built: nn.Module) -> None:
@@ -126,7 +131,7 @@ def test_a_training_that_is_resumed_is_an_unbroken_one_and_goes_on_in_stage_2(
     project: Path, repo: Path
 ) -> None:
     runner = train(contrasted('whole', 3))
-    assert runner.model.queue_label.bincount(minlength=3).sum() == 48  # 56 images an epoch
+    assert runner.model.contrast.queue_label.bincount(minlength=3).sum() == 48  # 56 images an epoch
     cfg = contrasted('part', 3)
     launch.resume(cfg, 'whole/epoch_2.pth')
     train(cfg)
@@ -137,7 +142,6 @@ def test_a_training_that_is_resumed_is_an_unbroken_one_and_goes_on_in_stage_2(
     stage_2 = """
 _base_ = ['stage1.py', __import__('mmdisalign').config_path('_base_/decoupled_cls.py')]
 model = _base_.decoupled.lws.model
-train_dataloader = _base_.decoupled.lws.train_dataloader
 train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.short_schedule
 load_from = 'whole/epoch_3.pth'
 train_cfg.update(max_epochs=1)
@@ -146,7 +150,7 @@ train_cfg.update(max_epochs=1)
     run(repo, project, sys.executable, repo / 'tools/train.py', 'lws.py', '--work-dir', 'lws')
     state = torch.load('lws/epoch_1.pth', weights_only=False)['state_dict']
     fc = ends[0]['state_dict']['head.fc.weight']
-    assert torch.equal(state['head.fc.weight'], fc) and not any('queue' in key for key in state)
+    assert torch.equal(state['head.fc.weight'], fc) and not any('contrast' in key for key in state)
 
 
 def test_it_is_tested_as_an_image_classifier(built: nn.Module) -> None:

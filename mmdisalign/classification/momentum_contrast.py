@@ -17,14 +17,84 @@ from torch import Tensor, nn
 from ..losses import labelled_contrastive_loss
 
 
+class MomentumContrast(nn.Module):
+    """The parts of mmpretrain's ``MoCo`` beside a backbone, and the classes of the keys.
+
+    Args:
+        backbone: What keys are of; it stays its model's.
+        projector: Makes a key of the backbone's maps.
+        queue_len: Keys that are kept.
+        momentum: Share of the backbone in that of the keys, per iteration.
+        temperature: T of the loss.
+
+    Attributes:
+        queue: Keys, shape (K, D), at first at random and of no class.
+        queue_label: Their classes, shape (K,).
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projector: dict,
+        queue_len: int,
+        momentum: float,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.projector = MODELS.build(projector)
+        self.encoder_k = ExponentialMovingAverage(self._encoder(backbone), momentum)
+        keys = torch.randn(queue_len, projector['out_channels'])
+        self.register_buffer('queue', F.normalize(keys, dim=1))
+        self.register_buffer('queue_label', torch.full((queue_len,), -1))
+        self.register_buffer('queue_ptr', torch.zeros((), dtype=torch.long))
+
+    def forward(
+        self, maps: tuple[Tensor, ...], images: Tensor, label: Tensor, backbone: nn.Module
+    ) -> Tensor:
+        """The loss of a batch, whose keys are then kept.
+
+        Args:
+            maps: What the backbone made of one view.
+            images: The other view, shape (N, 3, H, W).
+            label: Classes, shape (N,).
+            backbone: The one that ``maps`` are of.
+        """
+        query = F.normalize(self.projector(maps)[0], dim=1)
+        key = self._keys(images, backbone)
+        queue, classes = self.queue.clone(), self.queue_label.clone()
+        loss = labelled_contrastive_loss(query, key, queue, label, classes, self.temperature)
+        self._enqueue(key, label)
+        return loss
+
+    def _encoder(self, backbone: nn.Module) -> nn.Module:
+        return nn.Sequential(backbone, self.projector)
+
+    @torch.no_grad()
+    def _keys(self, images: Tensor, backbone: nn.Module) -> Tensor:
+        self.encoder_k.update_parameters(self._encoder(backbone))
+        # Shuffled over processes, so that no batch statistics tell which images are one's own.
+        images, back = batch_shuffle_ddp(images)
+        return batch_unshuffle_ddp(F.normalize(self.encoder_k(images)[0], dim=1), back)
+
+    @torch.no_grad()
+    def _enqueue(self, key: Tensor, label: Tensor) -> None:
+        """Let the keys of all processes take the place of the oldest."""
+        size = len(self.queue)
+        key, label = (torch.cat(all_gather(own))[-size:] for own in (key, label))
+        rows = (self.queue_ptr + torch.arange(len(label), device=label.device)) % size
+        self.queue[rows], self.queue_label[rows] = key.to(self.queue), label
+        self.queue_ptr.copy_((self.queue_ptr + len(label)) % size)
+
+
 @MODELS.register_module()
 class MoCoImageClassifier(ImageClassifier):
     """An ``ImageClassifier`` with the loss of momentum contrast beside its own.
 
     SSD's stage I (Li et al., ICCV 2021, section 3.1): cross-entropy of the first view of an image,
-    and :func:`labelled_contrastive_loss` of both; the parts are those of mmpretrain's ``MoCo``. It
-    needs two views an image, ``MultiView``; it is tested as an ``ImageClassifier`` is, and its
-    checkpoint has the backbone, the neck and the head of one.
+    and :func:`labelled_contrastive_loss` of both. It needs two views an image, ``MultiView``; it is
+    tested as an ``ImageClassifier`` is. What its checkpoint has besides is ``contrast.*``, which a
+    second stage leaves out.
 
     Args:
         projector: Makes a key of the backbone's maps, such as ``dict(type='MoCoV2Neck', ...)``.
@@ -37,10 +107,6 @@ class MoCoImageClassifier(ImageClassifier):
 
     Raises:
         ValueError: If images are mixed.
-
-    Attributes:
-        queue: Keys, shape (K, D), at first at random and of no class.
-        queue_label: Their classes, shape (K,).
     """
 
     def __init__(
@@ -59,17 +125,7 @@ class MoCoImageClassifier(ImageClassifier):
         views = {key: own for key, own in (data_preprocessor or {}).items() if key != 'num_classes'}
         views.setdefault('type', 'SelfSupDataPreprocessor')
         super().__init__(data_preprocessor=MODELS.build(views), **kwargs)
-        self.temperature = temperature
-        self.projector = MODELS.build(projector)
-        self.encoder_k = ExponentialMovingAverage(self._encoder, momentum)
-        keys = torch.randn(queue_len, projector['out_channels'])
-        self.register_buffer('queue', F.normalize(keys, dim=1))
-        self.register_buffer('queue_label', torch.full((queue_len,), -1))
-        self.register_buffer('queue_ptr', torch.zeros((), dtype=torch.long))
-
-    @property
-    def _encoder(self) -> nn.Module:
-        return nn.Sequential(self.backbone, self.projector)
+        self.contrast = MomentumContrast(self.backbone, projector, queue_len, momentum, temperature)
 
     def loss(self, inputs: list[Tensor], data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -88,29 +144,7 @@ class MoCoImageClassifier(ImageClassifier):
                 "collate_fn=dict(type='default_collate') in train_dataloader"
             )
         maps = self.backbone(inputs[0])
-        feats = self.neck(maps) if self.with_neck else maps
-        losses = self.head.loss(feats, data_samples)
-        query = F.normalize(self.projector(maps)[0], dim=1)
-        key = self._keys(inputs[1])
-        label = torch.cat([sample.gt_label for sample in data_samples]).to(key.device)
-        losses['loss_contrast'] = labelled_contrastive_loss(
-            query, key, self.queue.clone(), label, self.queue_label.clone(), self.temperature
-        )
-        self._enqueue(key, label)
+        losses = self.head.loss(self.neck(maps) if self.with_neck else maps, data_samples)
+        label = torch.cat([sample.gt_label for sample in data_samples]).to(inputs[0].device)
+        losses['loss_contrast'] = self.contrast(maps, inputs[1], label, self.backbone)
         return losses
-
-    @torch.no_grad()
-    def _keys(self, images: Tensor) -> Tensor:
-        self.encoder_k.update_parameters(self._encoder)
-        # Shuffled over processes, so that no batch statistics tell which images are one's own.
-        images, back = batch_shuffle_ddp(images)
-        return batch_unshuffle_ddp(F.normalize(self.encoder_k(images)[0], dim=1), back)
-
-    @torch.no_grad()
-    def _enqueue(self, key: Tensor, label: Tensor) -> None:
-        """Let the keys of all processes take the place of the oldest."""
-        size = len(self.queue)
-        key, label = (torch.cat(all_gather(own))[-size:] for own in (key, label))
-        rows = (self.queue_ptr + torch.arange(len(label), device=label.device)) % size
-        self.queue[rows], self.queue_label[rows] = key.to(self.queue), label
-        self.queue_ptr.copy_((self.queue_ptr + len(label)) % size)

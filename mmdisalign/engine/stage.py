@@ -15,6 +15,8 @@ from ..calibration import AdaptiveCalibration, ClassScale, MarginScores
 from .checkpoint import read_state
 
 CALIBRATIONS = (AdaptiveCalibration, ClassScale, MarginScores)
+# Parts of MoCoImageClassifier, SelfDistilledClsHead and BreadcrumbClsHead that do not predict.
+TRAINED_WITH = re.compile(r'^contrast\.|\bfc_(hard|plain)\.')
 
 
 class CheckpointError(RuntimeError):
@@ -211,11 +213,15 @@ def _check_loaded_keys(model: CalibrationStageMixin, incompatible: Any) -> None:
         incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in own]
         names = ', '.join(name for name, _ in model._trained())
         print_log(f'No {names} in the checkpoint: it starts anew.', 'current')
+    unknown = [key for key in incompatible.unexpected_keys if not TRAINED_WITH.search(key)]
+    if len(unknown) < len(incompatible.unexpected_keys):
+        print_log('Parts of the checkpoint that do not predict are left out.', 'current')
+        incompatible.unexpected_keys[:] = unknown
     problems = [
         *_classes(model),
         *model._load_errors,
         *_listed('missing from the checkpoint', sorted(missing)),
-        *_listed('unknown to the model', incompatible.unexpected_keys),
+        *_listed('unknown to the model', unknown),
     ]
     model._load_errors = []
     if problems:
