@@ -1,5 +1,5 @@
-# Stage 2 of Keke921/GCLLoss (CIFAR and Places-LT; none published for ImageNet-LT), which goes on
-# with the classifier; its loss is focal there. Published: 54.9 (README).
+# Stage 2 of Keke921/GCLLoss (scripts of CIFAR and Places-LT), which goes on with the classifier;
+# there, the loss is focal, and images are mixed. Published: 54.9 (README).
 _base_ = ['./gcl_resnet50_8xb32-200e_imagenet-lt.py', '../_base_/decoupled_cls.py']
 model = dict(_base_.decoupled.crt.model, head=dict(loss=dict(margin=0.1, scale=20.0)))
 train_dataloader = _base_.decoupled.crt.train_dataloader
