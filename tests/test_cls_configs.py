@@ -70,14 +70,18 @@ def is_classification(name: str) -> bool:
 # first in their names.
 OTHERS = {
     'balanced-bce': ('LinearClsHead', 'BalancedSigmoidLoss'),
+    'balanced-softmax': ('LinearClsHead', 'BalancedSoftmaxLoss'),
+    'cbd-teacher': ('CosineClsHead', 'CrossEntropyLoss'),
     'cdb-s': ('LinearClsHead', 'CrossEntropyLoss'),
     'cdb-w': ('LinearClsHead', 'CDBLoss'),
     'class-balanced': ('LinearClsHead', 'ClassBalancedLoss'),
     'difficulty-net': ('LinearClsHead', 'DifficultyNetLoss'),
     'gcl': ('CosineClsHead', 'GCLLoss'),
+    'gcl-classifier': ('CosineClsHead', 'GCLLoss'),
     'lade': ('LinearClsHead', 'LADELoss'),
     'ldam-drw': ('CosineClsHead', 'LDAMLoss'),
     'marc': ('MARCLinearClsHead', 'GRWCrossEntropyLoss'),
+    'ssd-lws': ('LWSLinearClsHead', 'CrossEntropyLoss'),
     'tde': ('TDEClsHead', 'CrossEntropyLoss'),
     'vmf': ('VMFClsHead', 'BalancedSoftmaxLoss'),
     'vs': ('LinearClsHead', 'VSLoss'),
@@ -87,9 +91,10 @@ DISTILLED = ('cbd', 'ssd')
 
 
 def is_other(name: str) -> bool:
-    stem = Path(name).stem
-    one_stage = stem.startswith('balanced-softmax_resnet32_1xb128-200e')
-    return stem.split('_')[0] in (*OTHERS, *DISTILLED) or 'held-out' in stem or one_stage
+    method = Path(name).stem.split('_')[0]
+    if method == 'balanced-softmax':  # which is a stage 2, too
+        return int(re.search(r'-(\d+)e_', name)[1]) > 10
+    return method in (*OTHERS, *DISTILLED) or 'held-out' in name
 
 
 CONFIGS = [name for name in shipped_configs() if is_classification(name) and not is_other(name)]

@@ -17,6 +17,7 @@ from test_cls_configs import (
     REPO,
     is_classification,
     is_other,
+    rates,
     shipped_configs,
     write_lists,
 )
@@ -25,7 +26,26 @@ from mmdisalign.calibration import ClassPrior
 
 NAMES = [name for name in shipped_configs() if is_classification(name) and is_other(name)]
 OF_METHODS = [name for name in NAMES if Path(name).stem.split('_')[0] in OTHERS]
+STUDENTS = [name for name in NAMES if Path(name).stem.split('_')[0] in DISTILLED]
 SAMPLES = [DataSample().set_gt_label(label % 10) for label in range(12)]
+# On ImageNet-LT, by the authors: network, epochs, learning rate for 256 images, weight decay.
+SETTINGS = {
+    'balanced-softmax_resnext50-32x4d_8xb32-90e': ('ResNeXt', 90, 0.05, 5e-4),
+    'cbd-teacher_resnet50_8xb32-90e': ('ResNet', 90, 0.1, 2.5e-4),
+    'cbd-teacher_resnet50_jitter-seed2_8xb32-90e': ('ResNet', 90, 0.1, 2.5e-4),
+    'cbd_resnet50_4-teachers_8xb32-90e': ('ResNet', 90, 0.1, 2.5e-4),
+    'cdb-w_resnext50-32x4d_8xb32-90e': ('ResNeXt', 90, 0.1, 2e-4),
+    'difficulty-net_resnet50_8xb32-180e': ('ResNet', 180, 0.1, 5e-4),
+    'gcl_resnet50_8xb32-200e': ('ResNet', 200, 0.1, 5e-4),
+    'gcl-classifier_resnet50_8xb32-30e': ('ResNet', 30, 0.001, 5e-4),
+    'lade_resnext50-32x4d_8xb32-180e': ('ResNeXt', 180, 0.05, 5e-4),
+    'ldam-drw_resnet50_8xb32-100e': ('ResNet', 100, 0.2, 2e-4),
+    'marc_resnext50-32x4d_8xb32-10e': ('ResNeXt', 10, 0.05, 5e-4),
+    'ssd-lws_resnext50-32x4d_8xb32-5e': ('ResNeXt', 5, 0.1, 5e-4),
+    'ssd_resnext50-32x4d_8xb32-135e': ('ResNeXt', 135, 0.1, 5e-4),
+    'tde_resnext50-32x4d_8xb32-90e': ('ResNeXt', 90, 0.1, 5e-4),
+    'vmf_resnext50-32x4d_8xb32-90e': ('ResNeXt', 90, 0.1, 5e-4),
+}
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +67,7 @@ def load(name: str) -> Config:
 
 def test_each_method_has_a_config() -> None:
     found = {Path(name).stem.split('_')[0] for name in NAMES}
-    assert found == {*OTHERS, *DISTILLED, 'balanced-softmax', 'resnet32'}
+    assert found == {*OTHERS, *DISTILLED, 'resnet32'}
 
 
 @pytest.mark.parametrize('name', OF_METHODS)
@@ -58,7 +78,7 @@ def test_a_config_of_a_method_builds_and_has_a_loss(name: str) -> None:
     head, loss = OTHERS[Path(name).stem.split('_')[0]]
     assert type(model.head).__name__ == head
     assert type(model.head.loss_module).__name__ == loss
-    assert len((REPO / 'configs' / name).read_text().splitlines()) <= 12
+    assert len((REPO / 'configs' / name).read_text().splitlines()) <= 26
     if type(model).__name__ == 'CalibratedImageClassifier':
         stage1 = '/'.join([name.split('/')[0], Path(cfg.load_from).parent.name + '.py'])
         model.load_state_dict(MODELS.build(load(stage1).model).state_dict(), strict=False)
@@ -72,25 +92,75 @@ def test_a_config_of_a_method_builds_and_has_a_loss(name: str) -> None:
         assert cfg.train_cfg.val_interval == 1
 
 
-@pytest.mark.parametrize('name', [name for name in NAMES if Path(name).stem[:3] in DISTILLED])
-def test_a_student_says_which_teacher_is_to_be_trained_first(
+@pytest.mark.parametrize('name', STUDENTS)
+def test_a_student_says_which_teachers_are_to_be_trained_first(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(REPO)
-    cfg = load(name)
-    (teacher,) = cfg.model.teachers
-    assert Path(teacher.config).is_file()
-    stem = Path(teacher.config).stem
-    assert teacher.checkpoint.startswith(f'work_dirs/{stem}/epoch_')
-    missing = dict(teacher, checkpoint=str(tmp_path / 'none.pth'))
-    with pytest.raises(FileNotFoundError, match='train it first'):
-        MODELS.build({**cfg.model, 'teachers': [missing]}).loss(torch.rand(12, 3, 32, 32), SAMPLES)
+    teachers = load(name).model.teachers
+    assert len(teachers) == (4 if '4-teachers' in name else 1)
+    for teacher in teachers:
+        assert Path(teacher.config).is_file()
+        epochs = Config.fromfile(teacher.config).train_cfg.max_epochs
+        stem = Path(teacher.config).stem
+        assert teacher.checkpoint == f'work_dirs/{stem}/epoch_{epochs}.pth'
     saved = tmp_path / 'teacher.pth'
-    trained = MODELS.build(Config.fromfile(teacher.config).model)
+    given = [dict(teacher, checkpoint=str(saved)) for teacher in teachers]
+    model = MODELS.build({**load(name).model, 'teachers': given})
+    images = torch.rand(12, 3, 32, 32)
+    with pytest.raises(FileNotFoundError, match='train it first'):
+        model.loss(images, SAMPLES)
+    trained = MODELS.build(Config.fromfile(teachers[0].config).model)
     torch.save({'state_dict': trained.state_dict()}, saved)
-    model = MODELS.build({**cfg.model, 'teachers': [dict(teacher, checkpoint=str(saved))]})
-    losses = model.loss(torch.rand(12, 3, 32, 32), SAMPLES)
+    losses = model.loss(images, SAMPLES)
     sum(value for key, value in losses.items() if 'loss' in key).backward()
+
+
+def test_each_method_that_has_an_imagenet_config_has_its_settings() -> None:
+    """Of those that are not said here, one is an AdamW's and the others are of teachers."""
+    found = {Path(name).stem.replace('_imagenet-lt', '') for name in NAMES if 'imagenet' in name}
+    assert found - set(SETTINGS) == {
+        'balanced-bce_vit-base-p16_8xb32-100e',
+        'cbd-teacher_resnet50_jitter_8xb32-90e',
+        'cbd-teacher_resnet50_seed2_8xb32-90e',
+        'cbd_resnet50_8xb32-90e',
+    }
+
+
+@pytest.mark.parametrize('stem', SETTINGS)
+def test_on_imagenet_settings_are_the_authors(stem: str) -> None:
+    cfg = load(f'imagenet_lt/{stem}_imagenet-lt.py')
+    network, epochs, lr, decay = SETTINGS[stem]
+    assert (cfg.model.backbone.type, cfg.train_cfg.max_epochs) == (network, epochs)
+    found = rates(cfg)
+    assert max(found) == pytest.approx(lr)
+    assert found[-1] < 0.2 * lr
+    assert cfg.optim_wrapper.optimizer.weight_decay == decay
+    assert cfg.train_dataloader.batch_size == 32
+    assert len((REPO / f'configs/imagenet_lt/{stem}_imagenet-lt.py').read_text().splitlines()) <= 16
+
+
+def test_the_teachers_of_cbd_differ_in_colours_and_seeds() -> None:
+    teachers = load('imagenet_lt/cbd_resnet50_4-teachers_8xb32-90e_imagenet-lt.py').model.teachers
+    found = []
+    for teacher in teachers:
+        cfg = Config.fromfile(REPO / teacher.config)
+        steps = DATASETS.build(cfg.train_dataloader.dataset).pipeline.transforms
+        found.append((cfg.randomness.seed, 'RandomApply' in [type(own).__name__ for own in steps]))
+    assert found == [(1, False), (2, False), (1, True), (2, True)]
+
+
+def test_livt_takes_2048_images_a_step_of_imagenet_lt() -> None:
+    cfg = load('imagenet_lt/balanced-bce_vit-base-p16_8xb32-100e_imagenet-lt.py')
+    images = 8 * cfg.train_dataloader.batch_size * cfg.optim_wrapper.accumulative_counts
+    assert images == 2048
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-3 * images / 256)
+    assert cfg.model.backbone.init_cfg is None and cfg.load_from
+    for split in ('train', 'val', 'test'):
+        dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+        assert dataset.ann_file.endswith(f'{split}.txt')
+        assert len(dataset) == 1001
+    assert METRICS.build(cfg.test_evaluator).class_prior.counts.tolist() == [2.0, *[1.0] * 999]
 
 
 def test_the_held_out_images_are_of_the_training_files_and_no_test_images() -> None:
