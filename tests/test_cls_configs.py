@@ -69,6 +69,7 @@ def is_classification(name: str) -> bool:
 # Of other methods than those of stage 2, whose tests are in test_long_tail_configs.py: what comes
 # first in their names.
 OTHERS = {
+    'breadcrumb': ('BreadcrumbClsHead', 'CrossEntropyLoss'),
     'balanced-bce': ('LinearClsHead', 'BalancedSigmoidLoss'),
     'balanced-softmax': ('LinearClsHead', 'BalancedSoftmaxLoss'),
     'cbd-teacher': ('CosineClsHead', 'CrossEntropyLoss'),
@@ -81,6 +82,7 @@ OTHERS = {
     'lade': ('LinearClsHead', 'LADELoss'),
     'ldam-drw': ('CosineClsHead', 'LDAMLoss'),
     'marc': ('MARCLinearClsHead', 'GRWCrossEntropyLoss'),
+    'ssd-features': ('LinearClsHead', 'CrossEntropyLoss'),
     'ssd-lws': ('LWSLinearClsHead', 'CrossEntropyLoss'),
     'tde': ('TDEClsHead', 'CrossEntropyLoss'),
     'vmf': ('VMFClsHead', 'BalancedSoftmaxLoss'),
@@ -88,13 +90,14 @@ OTHERS = {
     'whitening': ('WhitenedClsHead', 'CrossEntropyLoss'),
 }
 DISTILLED = ('cbd', 'ssd')
+WITH_WEIGHTS = ('lift',)
 
 
 def is_other(name: str) -> bool:
     method = Path(name).stem.split('_')[0]
     if method == 'balanced-softmax':  # which is a stage 2, too
         return int(re.search(r'-(\d+)e_', name)[1]) > 10
-    return method in (*OTHERS, *DISTILLED) or 'held-out' in name
+    return method in (*OTHERS, *DISTILLED, *WITH_WEIGHTS) or 'held-out' in name
 
 
 CONFIGS = [name for name in shipped_configs() if is_classification(name) and not is_other(name)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, METRICS, MODELS
@@ -15,6 +17,7 @@ from test_cls_configs import (
     DISTILLED,
     OTHERS,
     REPO,
+    WITH_WEIGHTS,
     is_classification,
     is_other,
     rates,
@@ -31,6 +34,7 @@ SAMPLES = [DataSample().set_gt_label(label % 10) for label in range(12)]
 # On ImageNet-LT, by the authors: network, epochs, learning rate for 256 images, weight decay.
 SETTINGS = {
     'balanced-softmax_resnext50-32x4d_8xb32-90e': ('ResNeXt', 90, 0.05, 5e-4),
+    'breadcrumb_resnet18_8xb32-200e': ('ResNet', 200, 0.1, 5e-4),
     'cbd-teacher_resnet50_8xb32-90e': ('ResNet', 90, 0.1, 2.5e-4),
     'cbd-teacher_resnet50_jitter-seed2_8xb32-90e': ('ResNet', 90, 0.1, 2.5e-4),
     'cbd_resnet50_4-teachers_8xb32-90e': ('ResNet', 90, 0.1, 2.5e-4),
@@ -41,6 +45,7 @@ SETTINGS = {
     'lade_resnext50-32x4d_8xb32-180e': ('ResNeXt', 180, 0.05, 5e-4),
     'ldam-drw_resnet50_8xb32-100e': ('ResNet', 100, 0.2, 2e-4),
     'marc_resnext50-32x4d_8xb32-10e': ('ResNeXt', 10, 0.05, 5e-4),
+    'ssd-features_resnext50-32x4d_8xb32-135e': ('ResNeXt', 135, 0.1, 5e-4),
     'ssd-lws_resnext50-32x4d_8xb32-5e': ('ResNeXt', 5, 0.1, 5e-4),
     'ssd_resnext50-32x4d_8xb32-135e': ('ResNeXt', 135, 0.1, 5e-4),
     'tde_resnext50-32x4d_8xb32-90e': ('ResNeXt', 90, 0.1, 5e-4),
@@ -67,7 +72,7 @@ def load(name: str) -> Config:
 
 def test_each_method_has_a_config() -> None:
     found = {Path(name).stem.split('_')[0] for name in NAMES}
-    assert found == {*OTHERS, *DISTILLED, 'resnet32'}
+    assert found == {*OTHERS, *DISTILLED, *WITH_WEIGHTS, 'resnet32'}
 
 
 @pytest.mark.parametrize('name', OF_METHODS)
@@ -82,7 +87,14 @@ def test_a_config_of_a_method_builds_and_has_a_loss(name: str) -> None:
     if type(model).__name__ == 'CalibratedImageClassifier':
         stage1 = '/'.join([name.split('/')[0], Path(cfg.load_from).parent.name + '.py'])
         model.load_state_dict(MODELS.build(load(stage1).model).state_dict(), strict=False)
-    losses = model.loss(torch.rand(12, 3, 32, 32), SAMPLES)
+    if head == 'BreadcrumbClsHead':  # what its hook gives
+        model.head.balanced = torch.rand(12, model.head.in_channels), torch.arange(12) % 10
+    images = torch.rand(12, 3, 32, 32)
+    if type(model).__name__ == 'MoCoImageClassifier':
+        views = dict(img=np.zeros((40, 40, 3), np.uint8), img_shape=(40, 40))
+        assert len(_pipeline(cfg)(views)['inputs']) == 2
+        images = [images, images]
+    losses = model.loss(images, SAMPLES)
     total = sum(value for key, value in losses.items() if 'loss' in key)
     total.backward()
     assert total.isfinite()
@@ -90,6 +102,30 @@ def test_a_config_of_a_method_builds_and_has_a_loss(name: str) -> None:
         assert hook.type.startswith('mmdisalign.classification.')
     if loss in ('CDBLoss', 'DifficultyNetLoss'):
         assert cfg.train_cfg.val_interval == 1
+
+
+def _pipeline(cfg: Config) -> Compose:
+    steps = cfg.train_dataloader.dataset.pipeline
+    return Compose([step for step in steps if step.type != 'LoadImageFromFile'])
+
+
+def test_lift_has_lora_in_a_vit_whose_weights_are_the_users() -> None:
+    cfg = load('imagenet_lt/lift_vit-base-p16_8xb16-10e_imagenet-lt.py')
+    module = cfg.model.backbone.module
+    assert module.init_cfg.checkpoint == 'vit-base-p16_in21k.pth'
+    with pytest.raises(FileNotFoundError, match=r'vit-base-p16_in21k\.pth'):
+        MODELS.build(cfg.model)
+    small = dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=24)
+    module.update(arch=small, img_size=32, init_cfg=None)
+    cfg.model.head.in_channels = 24
+    model = MODELS.build(cfg.model)
+    sum(model.loss(torch.rand(12, 3, 32, 32), SAMPLES).values()).backward()
+    trained = {name for name, own in model.named_parameters() if own.grad is not None}
+    qkv = 'backbone.module.layers.0.attn.qkv.lora_'
+    assert trained == {'head.fc.weight', f'{qkv}down.weight', f'{qkv}up.weight'}
+    steps = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    assert steps == ['LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'PackInputs']
+    assert rates(cfg)[0] == 0.01 and cfg.train_dataloader.batch_size * 8 == 128
 
 
 @pytest.mark.parametrize('name', STUDENTS)
@@ -121,6 +157,7 @@ def test_each_method_that_has_an_imagenet_config_has_its_settings() -> None:
     found = {Path(name).stem.replace('_imagenet-lt', '') for name in NAMES if 'imagenet' in name}
     assert found - set(SETTINGS) == {
         'balanced-bce_vit-base-p16_8xb32-100e',
+        'lift_vit-base-p16_8xb16-10e',
         'cbd-teacher_resnet50_jitter_8xb32-90e',
         'cbd-teacher_resnet50_seed2_8xb32-90e',
         'cbd_resnet50_8xb32-90e',

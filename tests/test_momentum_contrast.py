@@ -14,7 +14,11 @@ from project import run
 from test_long_tail_classifiers import config, project, samples, scope, train
 from torch import nn
 
-from mmdisalign.classification import momentum_contrast
+from mmdisalign.classification import (
+    MoCoImageClassifier,
+    calibrated_classifier,
+    momentum_contrast,
+)
 from mmdisalign.engine import launch
 from mmdisalign.losses import labelled_contrastive_loss
 
@@ -84,9 +88,8 @@ def test_keys_follow_slowly_and_have_no_gradient(built: nn.Module) -> None:
     assert built.head.fc.weight.grad is None
     assert all(own.grad is not None for own in built.contrast.projector.parameters())
     assert all(own.grad is None for own in built.contrast.encoder_k.parameters())
-    first, own = (
-        net.mlp[0].weight for net in (built.contrast.encoder_k.module[1], built.contrast.projector)
-    )
+    first = built.contrast.encoder_k.module[1].mlp[0].weight
+    own = built.contrast.projector.mlp[0].weight
     torch.testing.assert_close(first, own)
     before = own.clone()
     own.data.add_(1.0)
@@ -98,15 +101,18 @@ def test_keys_of_all_processes_are_kept(built: nn.Module, monkeypatch: pytest.Mo
     other = {torch.float32: torch.full((2, 8), 8**-0.5), torch.int64: torch.tensor([7, 7])}
     monkeypatch.setattr(momentum_contrast, 'all_gather', lambda own: [own, other[own.dtype]])
     built.loss(views(2), samples(torch.tensor([0, 1])))
-    assert (
-        built.contrast.queue_label.tolist() == [0, 1, 7, 7, *[-1] * 6]
-        and built.contrast.queue_ptr == 4
-    )
+    assert built.contrast.queue_label.tolist() == [0, 1, 7, 7, *[-1] * 6]
+    assert built.contrast.queue_ptr == 4
 
 
 def test_one_view_is_told(built: nn.Module) -> None:
     with pytest.raises(TypeError, match=r"needs two views of an image: set dict\(type='MultiView'"):
         built.loss(views(2)[0], samples(torch.tensor([0, 1])))
+
+
+def test_a_second_stage_is_told_to_take_the_stock_model() -> None:
+    with pytest.raises(TypeError, match=r"with model\.type='ImageClassifier' and one view"):
+        calibrated_classifier(MoCoImageClassifier)
 
 
 def test_mixed_images_are_refused(project: Path) -> None:

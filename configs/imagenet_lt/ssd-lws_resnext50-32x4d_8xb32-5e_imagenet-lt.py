@@ -7,4 +7,4 @@ train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.sched
 train_cfg.update(max_epochs=5, val_interval=5)
 param_scheduler[0].update(T_max=5)
 default_hooks.checkpoint.update(interval=5)
-load_from = 'work_dirs/resnext50-32x4d_8xb32-135e_imagenet-lt/epoch_135.pth'
+load_from = 'work_dirs/ssd-features_resnext50-32x4d_8xb32-135e_imagenet-lt/epoch_135.pth'

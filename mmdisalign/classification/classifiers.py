@@ -29,6 +29,7 @@ from .heads import (
 )
 from .layers import calibrate, known_base, model_layers
 from .losses import grw_loss
+from .momentum_contrast import MoCoImageClassifier
 
 
 @MODELS.register_module()
@@ -155,6 +156,12 @@ def calibrated_classifier(kind: type) -> type:
         return kind
     if not issubclass(kind, ImageClassifier):
         raise refusal(kind, 'it is not an ImageClassifier')
+    if issubclass(kind, MoCoImageClassifier):
+        raise refusal(
+            kind,
+            'it trains on two views of an image: give a config of the same parts with '
+            "model.type='ImageClassifier' and one view, which takes its checkpoint, too",
+        )
     return derive(kind, CalibratedImageClassifier, MODELS, f'Calibrated{kind.__name__}')
 
 
