@@ -174,7 +174,7 @@ def test_on_imagenet_settings_are_the_authors(stem: str) -> None:
     assert found[-1] < 0.2 * lr
     assert cfg.optim_wrapper.optimizer.weight_decay == decay
     assert cfg.train_dataloader.batch_size == 32
-    assert len((REPO / f'configs/imagenet_lt/{stem}_imagenet-lt.py').read_text().splitlines()) <= 16
+    assert len((REPO / f'configs/imagenet_lt/{stem}_imagenet-lt.py').read_text().splitlines()) <= 20
 
 
 def test_the_teachers_of_cbd_differ_in_colours_and_seeds() -> None:

@@ -3,7 +3,11 @@ _base_ = ['./resnext50-32x4d_8xb32-135e_imagenet-lt.py', '../_base_/longtail_cls
 own = _base_.longtail.ssd_features
 model = own.model
 load, crop, flip, colours, pack = _base_.train_pipeline
-stronger = [dict(colours, hue=0.1, backend='cv2')]  # mmcv's hue of pillow fails with numpy 2
+stronger = [  # torchvision's: the hue of mmcv fails with numpy 2
+    dict(type='NumpyToPIL', to_rgb=True),
+    dict(type='torchvision/ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+    dict(type='PILToNumpy', to_bgr=True),
+]
 other = [
     dict(crop, crop_ratio_range=(0.2, 1.0)),
     dict(type='RandomApply', transforms=stronger, prob=0.8),
