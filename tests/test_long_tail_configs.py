@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, METRICS, MODELS
 from mmpretrain.structures import DataSample
 from test_cls_configs import (
@@ -24,6 +26,7 @@ from test_cls_configs import (
     shipped_configs,
     write_lists,
 )
+from test_cls_data import TinyCIFAR10LT
 
 from mmdisalign.calibration import ClassPrior
 
@@ -102,6 +105,66 @@ def test_a_config_of_a_method_builds_and_has_a_loss(name: str) -> None:
         assert hook.type.startswith('mmdisalign.classification.')
     if loss in ('CDBLoss', 'DifficultyNetLoss'):
         assert cfg.train_cfg.val_interval == 1
+
+
+DATASETS.register_module(module=TinyCIFAR10LT)
+CIFAR = [name for name in (*OF_METHODS, *STUDENTS) if name.startswith('cifar_lt')]
+
+
+@pytest.fixture(scope='module')
+def tiny(project: Path) -> str:
+    """CIFAR-10 of 80 training images."""
+    images = np.random.default_rng(0).integers(0, 256, (80, 3 * 32 * 32), dtype=np.uint8)
+    folder = project / 'tiny/cifar-10-batches-py'
+    folder.mkdir(parents=True)
+    for name, number in (('data_batch_1', 80), ('test_batch', 20)):
+        batch = {'data': images[:number], 'labels': list(range(10)) * (number // 10)}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    return str(project / 'tiny')
+
+
+@pytest.mark.parametrize('name', CIFAR)
+def test_an_epoch_of_a_method_on_cifar(name: str, tiny: str, tmp_path: Path) -> None:
+    """As the documented command trains it, on a CIFAR and a network that are small."""
+    cfg = load(name)
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        own = dict(data_root=tiny, type='TinyCIFAR10LT')
+        if loader.dataset.type.endswith('LT'):
+            own.update(imbalance=2, hold_out=min(loader.dataset.get('hold_out', 0), 1))
+        loader.dataset.update(own)
+        loader.update(num_workers=0, persistent_workers=False, batch_size=16)
+    cfg.model.backbone.depth = 8
+    cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    for hook in cfg.get('custom_hooks', []):
+        if 'begin' in hook or hook.type.endswith('DeferredReweightingHook'):
+            hook.begin = 0
+    _take_untrained(cfg, tmp_path)
+    cfg.work_dir = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == len(runner.train_dataloader) > 0
+    state = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert all(own.isfinite().all() for own in state.values())
+
+
+def _take_untrained(cfg: Config, folder: Path) -> None:
+    """Let untrained models be what is trained first."""
+    if cfg.get('load_from'):
+        stage_1 = load(f'cifar_lt/{Path(cfg.load_from).parent.name}.py').model
+        cfg.load_from = _saved(stage_1, folder)
+    for teacher in cfg.model.get('teachers', []):
+        own = Config.fromfile(REPO / teacher.config)
+        own.model.backbone.depth = 8
+        own.dump(folder / 'teacher.py')
+        teacher.update(config=str(folder / 'teacher.py'), checkpoint=_saved(own.model, folder))
+
+
+def _saved(model: dict, folder: Path) -> str:
+    model.backbone.depth = 8
+    path = folder / 'first.pth'
+    torch.save({'state_dict': MODELS.build(model).state_dict()}, path)
+    return str(path)
 
 
 def _pipeline(cfg: Config) -> Compose:

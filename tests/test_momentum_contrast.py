@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.models.utils import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from project import run
 from test_long_tail_classifiers import config, project, samples, scope, train
@@ -16,6 +17,7 @@ from torch import nn
 
 from mmdisalign.classification import (
     MoCoImageClassifier,
+    MultiViewDataPreprocessor,
     calibrated_classifier,
     momentum_contrast,
 )
@@ -115,6 +117,21 @@ def test_a_second_stage_is_told_to_take_the_stock_model() -> None:
         calibrated_classifier(MoCoImageClassifier)
 
 
+@pytest.mark.parametrize('stacked', [False, True])
+def test_views_are_prepared_as_an_image_is(stacked: bool) -> None:
+    prepare = MultiViewDataPreprocessor(mean=[0.5] * 3, std=[2.0] * 3, to_rgb=True)
+    stock = ClsDataPreprocessor(mean=[0.5] * 3, std=[2.0] * 3, to_rgb=True)
+    first, second = (list(own) for own in views(4))
+    given = samples(torch.tensor([0, 1, 2, 0]))
+    both = [torch.stack(own) if stacked else tuple(own) for own in (first, second)]
+    found = prepare(dict(inputs=both, data_samples=given), training=True)
+    for own, view in zip(found['inputs'], (first, second)):
+        torch.testing.assert_close(own, stock(dict(inputs=view, data_samples=given))['inputs'])
+    assert [int(own.gt_label) for own in found['data_samples']] == [0, 1, 2, 0]
+    one = dict(inputs=first, data_samples=given)
+    torch.testing.assert_close(prepare(one)['inputs'], stock(one)['inputs'])
+
+
 def test_mixed_images_are_refused(project: Path) -> None:
     model = dict(Config.fromfile('stage1.py').model, type='MoCoImageClassifier')
     mixed = dict(augments=[dict(type='Mixup', alpha=0.8)])
@@ -125,8 +142,6 @@ def test_mixed_images_are_refused(project: Path) -> None:
 def contrasted(work_dir: str, epochs: int = 2) -> Config:
     cfg = config(work_dir, epochs)
     cfg.model.update(type='MoCoImageClassifier', projector=PROJECTOR, queue_len=48)
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        loader.collate_fn = dict(type='default_collate')
     load, *_, pack = cfg.train_dataloader.dataset.pipeline
     several = dict(type='MultiView', num_views=[1, 1], transforms=[[], []])
     cfg.train_dataloader.dataset.pipeline = [load, several, pack]

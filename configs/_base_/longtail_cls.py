@@ -111,7 +111,6 @@ longtail = dict(
                 type='MoCoV2Neck', in_channels=2048, hid_channels=2048, out_channels=128
             ),
         ),
-        train_dataloader=dict(collate_fn=dict(type='default_collate')),
     ),
     # Li et al. (2021), stage III; stage II, the teacher, is decoupled.lws.
     ssd=dict(

@@ -12,4 +12,4 @@ jitter = [  # torchvision's: the hue of mmcv fails with numpy 2
 grey = dict(type='RandomGrayscale', prob=0.2, keep_channels=True)
 views = [[crop, flip], [crop, *jitter, grey, flip]]
 train_pipeline = [dict(type='MultiView', num_views=[1, 1], transforms=views), pack]
-train_dataloader = dict(own.train_dataloader, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -16,4 +16,4 @@ other = [
     flip,
 ]
 views = dict(type='MultiView', num_views=[1, 1], transforms=[[crop, flip, colours], other])
-train_dataloader = dict(own.train_dataloader, dataset=dict(pipeline=[load, views, pack]))
+train_dataloader = dict(dataset=dict(pipeline=[load, views, pack]))

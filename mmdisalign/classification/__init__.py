@@ -54,7 +54,7 @@ from .hooks import ResetClassifierHook
 from .losses import GRWCrossEntropyLoss
 from .meta_sampler import MetaSamplerHook
 from .metrics import LongTailAccuracy, LongTailAveragePrecision
-from .momentum_contrast import MoCoImageClassifier
+from .momentum_contrast import MoCoImageClassifier, MultiViewDataPreprocessor
 from .prepare import prepare
 from .samplers import ClassSampler, LearnedClassSampler
 
@@ -115,6 +115,7 @@ __all__ = [
     'MARCLinearClsHead',
     'MetaSamplerHook',
     'MoCoImageClassifier',
+    'MultiViewDataPreprocessor',
     'ResetClassifierHook',
     'SelfDistilledClsHead',
     'SoftmaxEQLLoss',

@@ -9,12 +9,28 @@ import torch.nn.functional as F
 from mmengine.dist import all_gather
 from mmengine.model import ExponentialMovingAverage
 from mmpretrain.models.classifiers import ImageClassifier
-from mmpretrain.models.utils import batch_shuffle_ddp, batch_unshuffle_ddp
+from mmpretrain.models.utils import ClsDataPreprocessor, batch_shuffle_ddp, batch_unshuffle_ddp
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..losses import labelled_contrastive_loss
+
+
+@MODELS.register_module()
+class MultiViewDataPreprocessor(ClsDataPreprocessor):
+    """A ``ClsDataPreprocessor`` that also takes several views of an image, from ``MultiView``."""
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Of views, ``inputs`` is a list of batches; else as of ``ClsDataPreprocessor``."""
+        inputs = data['inputs']
+        if isinstance(inputs, Tensor) or (isinstance(inputs[0], Tensor) and inputs[0].dim() == 3):
+            return super().forward(data, training)
+        views = [
+            super(MultiViewDataPreprocessor, self).forward({**data, 'inputs': view}, training)
+            for view in inputs
+        ]
+        return {**views[0], 'inputs': [view['inputs'] for view in views]}
 
 
 class MomentumContrast(nn.Module):
@@ -101,7 +117,7 @@ class MoCoImageClassifier(ImageClassifier):
         queue_len: Keys that are kept. Default: 115712, as released.
         momentum: Share of the backbone in that of the keys, per iteration. Default: 0.001.
         temperature: T. Default: 0.2, as released.
-        data_preprocessor: Of ``SelfSupDataPreprocessor``, which is its type unless it says one.
+        data_preprocessor: Of :class:`MultiViewDataPreprocessor`, which is its type.
         train_cfg: As of ``ImageClassifier``, without ``augments``.
         kwargs: Arguments of ``ImageClassifier``.
 
@@ -122,9 +138,8 @@ class MoCoImageClassifier(ImageClassifier):
     ) -> None:
         if (train_cfg or {}).get('augments'):
             raise ValueError('mixed images are of no one class: take train_cfg.augments out')
-        views = {key: own for key, own in (data_preprocessor or {}).items() if key != 'num_classes'}
-        views.setdefault('type', 'SelfSupDataPreprocessor')
-        super().__init__(data_preprocessor=MODELS.build(views), **kwargs)
+        preprocessor = {'type': 'MultiViewDataPreprocessor', **(data_preprocessor or {})}
+        super().__init__(data_preprocessor=preprocessor, **kwargs)
         self.contrast = MomentumContrast(self.backbone, projector, queue_len, momentum, temperature)
 
     def loss(self, inputs: list[Tensor], data_samples: list[DataSample]) -> dict[str, Tensor]:
@@ -140,8 +155,7 @@ class MoCoImageClassifier(ImageClassifier):
         if not isinstance(inputs, (list, tuple)):
             raise TypeError(
                 f'{type(self).__name__} needs two views of an image: set '
-                "dict(type='MultiView', num_views=[1, 1], transforms=[...]) in the pipeline and "
-                "collate_fn=dict(type='default_collate') in train_dataloader"
+                "dict(type='MultiView', num_views=[1, 1], transforms=[...]) in the pipeline"
             )
         maps = self.backbone(inputs[0])
         losses = self.head.loss(self.neck(maps) if self.with_neck else maps, data_samples)
