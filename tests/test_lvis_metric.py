@@ -23,6 +23,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmdisalign.detection import lvis_reference, metrics
+from mmdisalign.detection.matching import with_true_classes
 from mmdisalign.detection.metrics import LongTailLVISMetric
 
 SIZE = (100, 100)
@@ -156,6 +157,34 @@ def test_without_neg_category_ids_every_detection_counts(content: dict, write: C
         del image['neg_category_ids']
     values = evaluate(LongTailLVISMetric(write(content)), samples)
     assert values['lvis/bbox_APr'] == pytest.approx(1 / 3)
+
+
+def test_the_ceiling_is_the_ap_of_true_classes(content: dict, write: Callable) -> None:
+    half = (12, 10, 20, 20)  # IoU 18/22 with the first
+    found = [
+        # Taken for b and for c, both on one instance of a; nothing is on the second.
+        sample(1, (FIRST, 1, 0.9), (half, 2, 0.8), (NOTHING, 0, 0.95)),
+        sample(2, (half, 0, 0.5)),
+    ]
+    values = evaluate(LongTailLVISMetric(write(content), ceiling=True), found)
+    assert values['lvis/bbox_AP'] == 0
+    # Of a, one of two instances: recalls up to 0.5 are 51 of 101. Of b, up to an IoU of 0.8.
+    assert values['lvis/bbox_ceiling_APf'] == pytest.approx(51 / 101)
+    assert values['lvis/bbox_ceiling_APr'] == pytest.approx(0.7)
+    assert values['lvis/bbox_ceiling_AP'] == pytest.approx((51 / 101 + 0.7) / 2)
+
+
+def test_the_ceiling_suppresses_what_a_head_would() -> None:
+    truth = torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 11, 10], [0, 0, 19, 10], [50, 0, 60, 10]])
+    scores = torch.tensor([0.2, 0.9, 0.4, 1.0])
+    kept, classes = with_true_classes(truth, torch.tensor([4, 7]), boxes, scores)
+    assert kept.tolist() == [1, 2] and classes.tolist() == [4, 7]
+    # Of the same class, 11 of 19 pixels are too much to be another one.
+    kept, classes = with_true_classes(truth, torch.tensor([4, 4]), boxes, scores)
+    assert kept.tolist() == [1] and classes.tolist() == [4]
+    nothing = with_true_classes(truth[:0], torch.zeros(0, dtype=torch.long), boxes, scores)
+    assert [len(own) for own in nothing] == [0, 0]
 
 
 def test_only_300_detections_of_an_image_count_but_fixed_ap_has_no_such_limit(

@@ -10,6 +10,7 @@ from mmdet.structures.bbox import bbox_overlaps
 from mmdet.structures.mask import mask2bbox
 from pycocotools import mask as mask_utils
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 MIN_IOU = 0.5
 
@@ -32,6 +33,33 @@ def best_detections(truth: Tensor, boxes: Tensor, scores: Tensor) -> Tensor:
     candidates = torch.where(overlaps >= MIN_IOU, scores, -torch.inf)
     best = candidates.max(dim=1)
     return torch.where(best.values > -torch.inf, best.indices, -1).cpu()
+
+
+def with_true_classes(
+    truth: Tensor, classes: Tensor, boxes: Tensor, scores: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What a detector would find whose boxes were classified without an error.
+
+    Each detection is of the class of the instance that it overlaps most, with an IoU of at least
+    0.5; those on no instance would have been taken for background. Of one class, those that
+    overlap a better one with an IoU above 0.5 are suppressed, as a head does.
+
+    Args:
+        truth: Boxes of the instances, shape (T, 4).
+        classes: Their classes, shape (T,).
+        boxes: Boxes of the detections, shape (N, 4).
+        scores: Their scores, shape (N,).
+
+    Returns:
+        Indices of the detections that are left, the best first, and their classes, both (M,).
+    """
+    if not len(truth) or not len(boxes):
+        return torch.zeros(0, dtype=torch.long), classes[:0].cpu()
+    most, which = bbox_overlaps(boxes, truth.to(boxes)).max(dim=1)
+    found = (most >= MIN_IOU).nonzero().flatten()
+    own = classes.to(boxes.device)[which[found]]
+    kept = batched_nms(boxes[found], scores[found], own, MIN_IOU)
+    return found[kept].cpu(), own[kept].cpu()
 
 
 def boxes_of(predictions: Mapping[str, Any]) -> Tensor:

@@ -19,7 +19,7 @@ from ..analysis import Evaluation, count_confusion, named_confusion, partition
 from ..calibration import ClassPrior, PriorLike
 from . import lvis_eval, lvis_reference
 from .lvis_eval import Curves, GroundTruth, Regions, as_objects
-from .matching import best_detections, boxes_of, have_area
+from .matching import best_detections, boxes_of, have_area, with_true_classes
 
 BACKENDS = {'faster_coco_eval': lvis_eval.evaluate, 'lvis': lvis_reference.evaluate}
 REGIONS = ('bbox', 'segm')
@@ -42,7 +42,10 @@ class LongTailLVISMetric(BaseMetric):
       class however many in an image, and ``lvis/bbox_pooled_AP`` and its kin, of the same
       detections with those of all classes in one ranking (Dave et al. 2021, "Evaluating
       Large-Vocabulary Object Detectors: The Devil is in the Details", arXiv:2102.01066).
-      The model should keep more than 300 detections per image for that.
+      The model should keep more than 300 detections per image for that;
+    - with ``ceiling``, ``lvis/bbox_ceiling_AP`` and its kin: what the boxes would come to if each
+      were of the class of what it is on. No calibration of the scores of classes can do much
+      better, see :func:`mmdisalign.detection.matching.with_true_classes`.
 
     Images without ``neg_category_ids``, as in COCO, count for all categories. Of a detection that
     does not count, for its image was not annotated for its class, no box or mask is held.
@@ -54,6 +57,7 @@ class LongTailLVISMetric(BaseMetric):
         ann_file: Annotation file of the evaluated data set.
         metric: ``'bbox'``, ``'segm'`` or both. Default: ``'bbox'``.
         fixed_ap: Whether to compute fixed and pooled AP, too. Default: False.
+        ceiling: Whether to compute the AP of boxes with true classes, too. Default: False.
         class_prior: Decides head, body and tail: anything that ``ClassPrior.build`` takes, in the
             classes of the annotation file. Default: None, no such groups.
         backend: ``'faster_coco_eval'`` or ``'lvis'``, the slow reference, which reads local LVIS
@@ -81,6 +85,7 @@ class LongTailLVISMetric(BaseMetric):
         metric: Union[str, Sequence[str]] = 'bbox',
         *,
         fixed_ap: bool = False,
+        ceiling: bool = False,
         class_prior: Optional[PriorLike] = None,
         backend: str = 'faster_coco_eval',
         result_file: Optional[str] = None,
@@ -96,7 +101,7 @@ class LongTailLVISMetric(BaseMetric):
         if backend == 'lvis':
             lvis_reference.reference_evaluator()
         self.backend = backend
-        self.fixed_ap = fixed_ap
+        self.fixed_ap, self.ceiling = fixed_ap, ceiling
         self.result_file = result_file
         self.class_prior = None if class_prior is None else ClassPrior.build(class_prior)
         with get_local_path(ann_file, backend_args=backend_args) as path:
@@ -107,10 +112,11 @@ class LongTailLVISMetric(BaseMetric):
                 )
             # Which group was taken for which, by boxes, is found out only where it is written.
             written = result_file is not None
-            regions = dict.fromkeys([*self.metrics, *['bbox'] * written])
+            boxed = written or ceiling
+            regions = dict.fromkeys([*self.metrics, *['bbox'] * boxed])
             self.ground_truth = GroundTruth(path, list(regions))
         self.categories = np.arange(len(self.ground_truth.names))
-        self._instances = _by_image(self.ground_truth) if written else None
+        self._instances = _by_image(self.ground_truth) if boxed else None
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
@@ -174,8 +180,10 @@ class LongTailLVISMetric(BaseMetric):
         }
         if 'bbox' in self.metrics:
             result['bbox'] = predictions['bboxes'].cpu().numpy()[counted]
-        if self._instances is not None:
+        if self.result_file is not None:
             result['matched'] = self._matched(image, predictions, categories)
+        if self.ceiling:
+            result['ceiling'] = self._with_true_classes(image, predictions)
         if 'segm' in self.metrics:
             masks = predictions.get('masks')
             result['segm'] = encode_masks(masks, counted, self.ground_truth.sizes[image])
@@ -187,9 +195,25 @@ class LongTailLVISMetric(BaseMetric):
 
     def _matched(self, image: int, predictions: Mapping, categories: np.ndarray) -> np.ndarray:
         """Category of each instance and of the best detection on it, -1 without one: (2, T)."""
-        boxes, truth = self._instances.get(image, (torch.zeros(0, 4), np.zeros(0, np.int32)))
+        boxes, truth = self._instances_of(image)
         best = best_detections(boxes, boxes_of(predictions), predictions['scores']).numpy()
         return np.stack([truth, np.append(categories, -1)[best]]).astype(np.int32)
+
+    def _instances_of(self, image: int) -> tuple[torch.Tensor, np.ndarray]:
+        return self._instances.get(image, (torch.zeros(0, 4), np.zeros(0, np.int32)))
+
+    def _with_true_classes(self, image: int, predictions: Mapping) -> dict[str, Any]:
+        """The detections of an image as if they were classified without an error."""
+        boxes, truth = self._instances_of(image)
+        own, scores = boxes_of(predictions), predictions['scores']
+        kept, category = with_true_classes(boxes, torch.from_numpy(truth), own, scores)
+        return {
+            'image': image,
+            'category': category.numpy(),
+            'counted': np.arange(len(kept), dtype=np.int32),
+            'bbox': own.cpu()[kept].numpy(),
+            'bbox_score': scores.cpu()[kept].numpy(),
+        }
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Compute the metrics from what ``process`` kept of all images.
@@ -235,6 +259,10 @@ class LongTailLVISMetric(BaseMetric):
         classes = [[category] for category in self.categories.tolist()]
         detections = gather(results, metric, best_of_images(results, metric))
         curves = {'': evaluate(self.ground_truth, metric, detections, classes)}
+        if self.ceiling and metric == 'bbox':
+            own = [result['ceiling'] for result in results]
+            detections = gather(own, metric, best_of_images(own, metric))
+            curves['_ceiling'] = evaluate(self.ground_truth, metric, detections, classes)
         if self.fixed_ap:
             detections = gather(results, metric, _best_of_classes(results, metric))
             curves['_fixed'] = evaluate(self.ground_truth, metric, detections, classes)
@@ -255,7 +283,7 @@ class LongTailLVISMetric(BaseMetric):
 
     def _confusion(self, results: list[dict]) -> Optional[dict[str, dict[str, float]]]:
         groups = partition(self.groups)
-        if self._instances is None or not groups:
+        if self.result_file is None or not groups:
             return None
         label_of = np.full(len(self.ground_truth.names) + 1, -1)
         label_of[self.categories] = np.arange(len(self.categories))
