@@ -236,7 +236,7 @@ def test_the_gate_says_where_it_closes_and_what_that_protects(page: Path) -> Non
     assert (
         'Of 2,010 pixels of 7 images, by their true class, 0.35 % have σ(x) below 0.5' in paragraph
     )
-    assert '9 (0.45 %) would be of another class: 6 are right as they are' in paragraph
+    assert '9 (0.45 %) would be of another class (changed): 6 are right as they are' in paragraph
     assert '3 are wrong and would be right (lost)' in paragraph
     assert 'Stage 1 was right at 85.7 % below 0.5, 50.0 % below 0.9, 100.0 % from' in paragraph
     rows = re.findall(r'<tr>(<td.*?)</tr>', section, re.DOTALL)
@@ -265,7 +265,7 @@ def test_without_true_classes_there_is_no_accuracy(tmp_path: Path) -> None:
     text = write_report({'a': BEFORE, 'b': AFTER}, tmp_path, calibrations=[learned]).read_text()
     assert 'by the class that scores highest before' in text
     assert 'whether that is right is not, either' in text
-    assert 'stage 1 right' not in text and '% saved' not in text
+    assert 'stage 1 right' not in text and 'saved %' not in text and 'changed %' in text
 
 
 def test_a_gate_that_was_not_observed_is_said_to_be_missing(tmp_path: Path) -> None:

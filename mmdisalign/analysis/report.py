@@ -337,7 +337,8 @@ def _gate_in_words(gate: Gate) -> str:
     shares = ' and '.join(f'{_share(whole.below(own))} have σ(x) below {own:g}' for own in LEVELS)
     text = (
         f'Of {total:,} {gate.unit} of {gate.images} images, by {by}, {shares}. With σ = 1 '
-        f'everywhere, {changed:,} ({_share(whole.changed / total)}) would be of another class'
+        f'everywhere, {changed:,} ({_share(whole.changed / total)}) would be of another class '
+        '(changed)'
     )
     if gate.right is None:
         return f'{text}. Their true class is not known, so whether that is right is not, either.'
@@ -352,34 +353,26 @@ def _gate_in_words(gate: Gate) -> str:
 
 
 def _gate_table(gate: Gate, evaluation: Evaluation) -> Table:
-    order = [i for i in gate.order if i < len(evaluation.classes)]
-    below = [f'% below {level:g}' for level in LEVELS]
-    header = ['class', 'group', gate.unit, *below, *(f'{100 * q:g} % quantile' for q in QUANTILES)]
-    columns = [100 * gate.below(level) for level in LEVELS]
-    columns += [gate.quantile(share) for share in QUANTILES]
+    highest, totals = LEVELS[-1], np.where(gate.totals > 0, gate.totals, np.nan)
+    columns = {f'σ < {level:g} %': 100 * gate.below(level) for level in LEVELS}
+    columns |= {f'σ at {100 * share:g} %': gate.quantile(share) for share in QUANTILES}
     if gate.right is not None:
-        lowest, highest = (gate.accuracy(level) for level in (LEVELS[0], LEVELS[-1]))
-        header += [
-            *(f'stage 1 right {own}' for own in below),
-            f'stage 1 right % from {LEVELS[-1]:g} on',
-        ]
-        columns += [100 * lowest[0], 100 * highest[0], 100 * highest[1]]
-    header += ['% another class if σ = 1']
-    totals = np.where(gate.totals > 0, gate.totals, np.nan)
-    columns += [100 * gate.changed / totals]
-    if gate.right is not None:
-        header += ['% saved', '% lost']
-        columns += [100 * gate.saved / totals, 100 * gate.lost / totals]
+        right = {f'right < {level:g} %': gate.accuracy(level)[0] for level in LEVELS}
+        right[f'right ≥ {highest:g} %'] = gate.accuracy(highest)[1]
+        columns |= {name: 100 * values for name, values in right.items()}
+    for name in ('changed', 'saved', 'lost'):
+        if getattr(gate, name) is not None:
+            columns[f'{name} %'] = 100 * getattr(gate, name) / totals
     rows = [
         [
             evaluation.classes[i],
             evaluation.group_of(i),
             int(gate.totals[i]),
-            *(_known(column[i]) for column in columns),
+            *(_known(values[i]) for values in columns.values()),
         ]
-        for i in order
+        for i in gate.order
     ]
-    return Table(header, rows)
+    return Table(['class', 'group', gate.unit, *columns], rows)
 
 
 def _share(value: np.ndarray) -> str:
