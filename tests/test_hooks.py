@@ -18,10 +18,10 @@ from mmdisalign import config_path
 from mmdisalign.calibration import AdaptiveCalibration, ScoreLayout, calibrate_layer
 from mmdisalign.classification.metrics import LongTailAccuracy
 from mmdisalign.engine import CalibrationHook
-from mmdisalign.engine.confidence import watch_confidence
+from mmdisalign.engine.confidence import calibrations_of, watch_confidence
 from mmdisalign.engine.hooks import calibration_scalars
 from mmdisalign.losses import GRWCrossEntropyLoss
-from mmdisalign.onepass.confidence import ConfidenceHistogram
+from mmdisalign.onepass.confidence import GateObserver, Viewer
 
 PRIOR = dict(source=[900, 80, 15, 5], groups=dict(head=[0], body=[1], tail=[2, 3]))
 
@@ -117,17 +117,6 @@ def test_confidence_of_the_iteration_is_that_of_its_inputs() -> None:
     torch.testing.assert_close(sigma[:, 0], expected)
 
 
-def test_histogram_by_the_group_that_scores_highest() -> None:
-    histogram = ConfidenceHistogram(dict(head=[0], tail=[1, 2]), 3)
-    logits = torch.tensor([[5.0, 0, 0], [0, 1, 2], [0, 2, 1], [0, 2, 1]])
-    sigma = torch.tensor([[0.01], [0.5], [0.51], [1.0]])
-    histogram.see('a', logits, sigma)
-    histogram.see('a', logits[:1, :, None, None], sigma[:1, :, None, None])  # a map of one pixel
-    counts = histogram.of('a')
-    assert counts['head'][0] == 2 and sum(counts['head']) == 2
-    assert counts['tail'][25] == 2 and counts['tail'][49] == 1 and sum(counts['tail']) == 3
-
-
 def test_groups_are_those_of_a_prior_of_the_same_classes() -> None:
     model = Calibrated()
     other = nn.Module()
@@ -163,13 +152,13 @@ def test_the_confidence_of_a_position_is_shown_for_each_of_its_anchors() -> None
     layer = nn.Conv2d(6, 3 * 4, 1)
     calibration = calibrate_layer(layer, ScoreLayout(4)).calibration
     seen = []
-    histogram = ConfidenceHistogram(dict(all=range(4)), 4)
     model = nn.Sequential(layer)
+    observer = GateObserver(calibrations_of(model), Viewer(model, None))
     features = torch.randn(2, 6, 5, 5)
-    for see in (lambda _, logits, sigma: seen.append((logits.shape, sigma)), histogram.see):
+    for see in (lambda _, logits, sigma: seen.append((logits.shape, sigma)), observer.see):
         with watch_confidence(model, see), torch.no_grad():
             model(features)
     ((shape, sigma),) = seen
     assert shape == (2, 4, 3, 5, 5) and sigma.shape == (2, 1, 3, 5, 5)
     assert torch.equal(sigma[:, :, 1], calibration.sigma(features))
-    assert histogram.counts['0.calibration'].sum() == 2 * 3 * 5 * 5
+    assert observer.of('0.calibration').counts.sum() == 2 * 3 * 5 * 5

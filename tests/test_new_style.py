@@ -126,7 +126,10 @@ def test_what_was_written_is_tested_and_analyzed(repo: Path, library: Library) -
     arguments += ['--config', pair[0], '--checkpoint', pair[1]]
     arguments += ['--prior', 'new_calibrated_prior.json', '--confidence-images', 2]
     tool(repo, library, 'analyze', *arguments, '--out', 'report')
-    assert (library.root / 'report/index.html').stat().st_size > 10000
+    text = (library.root / 'report/index.html').read_text(encoding='utf-8')
+    assert len(text) > 10000
+    # What the plug-in knows of the gate: true classes, and images in which it closes.
+    assert 'Where the gate closes' in text and 'by their true class' in text
 
 
 def test_stage_2_trains_the_calibration_alone(repo: Path, library: Library) -> None:

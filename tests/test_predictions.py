@@ -22,7 +22,7 @@ from pycocotools import mask as mask_utils
 from mmdisalign.analysis import Evaluation
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine.configs import model_config
-from mmdisalign.onepass.confidence import ConfidenceHistogram, learned
+from mmdisalign.onepass.confidence import learned
 
 PRIOR = dict(source=[80, 15, 5], groups=dict(head=[0], body=[1], tail=[2]))
 CLASSES = ('road', 'car', 'bicycle')
@@ -437,10 +437,3 @@ def test_a_calibration_that_layers_share_is_told_once() -> None:
     ones = [1.0, 1.0]
     expected = {'head.2.calibration': (ones, ones), 'head.0.calibration': (ones, ones)}
     assert learned(state) == expected
-
-
-def test_confidence_is_counted_of_the_classes_that_are_scored() -> None:
-    histogram = ConfidenceHistogram(dict(head=[0, 5], tail=[1, 2, 6]), num_classes=3)
-    histogram.see('boxes', torch.eye(3), torch.tensor([[0.1], [0.5], [0.5]]))
-    assert [sum(counts) for counts in histogram.of('boxes').values()] == [1, 2]
-    assert histogram.of('never ran') is None

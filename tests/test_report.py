@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmdisalign.analysis import Calibration, Evaluation
-from mmdisalign.analysis.report import Picture, write_report
+from mmdisalign.analysis import Calibration, Evaluation, Gate, Picture
+from mmdisalign.analysis.gate import NUM_BINS, edge_of
+from mmdisalign.analysis.report import write_report
 
 NUM_CLASSES = 6
 GROUPS = dict(head=[5], body=[3, 4], tail=[0, 1, 2])
@@ -38,13 +39,26 @@ AFTER = replace(
 )
 
 
+def gate() -> Gate:
+    """Open at nearly all of 1,000 roads and cars, half closed at signs; no coin was seen."""
+    counts = np.zeros((NUM_CLASSES, NUM_BINS), int)
+    counts[[3, 5], edge_of(0.99)] = 999
+    counts[[3, 5], edge_of(0.2)] = 1
+    counts[2, edge_of(0.7)], counts[2, edge_of(0.4)] = 5, 5
+    right = counts.copy()
+    right[2, edge_of(0.7)] = right[5, edge_of(0.2)] = 0
+    changed, saved, lost = (np.array([0, 0, n, 0, 0, 2 * n]) for n in (3, 2, 1))
+    return Gate('pixels', 7, counts, changed, right, saved, lost)
+
+
 @pytest.fixture(scope='module')
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with every section."""
     values = np.linspace(-1, 1, NUM_CLASSES).tolist()
-    learned = Calibration('decode_head.calibration', values, values, dict(head=[1, 3], tail=[2, 0]))
     image = np.zeros((40, 900, 3), np.uint8)
     picture = Picture('street.png: 9 pixels', [('ground truth', image), ('DisAlign', image)])
+    closed = [Picture('alley.png: closed', [('σ(x)', image)])]
+    learned = Calibration('decode_head.calibration', values, values, gate(), closed)
     return write_report(
         {'stage 1': BEFORE, 'DisAlign': AFTER},
         tmp_path_factory.mktemp('report'),
@@ -88,7 +102,8 @@ def test_every_figure_is_there_as_png_and_svg(page: Path) -> None:
         assert set(files) == names
         assert all(path.read_bytes().startswith(first) for path in files.values())
     assert page.read_text().count('<svg') == len(names)
-    assert len(list((page.parent / 'images').iterdir())) == 2
+    assert len(list((page.parent / 'images').glob('*.jpg'))) == 2
+    assert len(list((page.parent / 'images/decode_head.calibration').iterdir())) == 1
 
 
 def test_names_are_no_markup(page: Path) -> None:
@@ -212,3 +227,57 @@ def test_without_frequencies_the_page_says_so(tmp_path: Path) -> None:
     text = write_report({'a': before, 'b': after}, tmp_path).read_text()
     assert 'The class frequencies are not known; --prior adds them.' in text
     assert 'share of the training data<' not in text
+
+
+def test_the_gate_says_where_it_closes_and_what_that_protects(page: Path) -> None:
+    text = page.read_text()
+    section = text[text.index('<h2>Where the gate closes') :].partition('</section>')[0]
+    paragraph = re.search(r'<p>(.*?)</p>', section, re.DOTALL).group(1)
+    assert (
+        'Of 2,010 pixels of 7 images, by their true class, 0.35 % have σ(x) below 0.5' in paragraph
+    )
+    assert '9 (0.45 %) would be of another class (changed): 6 are right as they are' in paragraph
+    assert '3 are wrong and would be right (lost)' in paragraph
+    assert 'Stage 1 was right at 85.7 % below 0.5, 50.0 % below 0.9, 100.0 % from' in paragraph
+    rows = re.findall(r'<tr>(<td.*?)</tr>', section, re.DOTALL)
+    cells = [re.findall(r'<td[^>]*>(.*?)</td>', row) for row in rows]
+    # Where it closes most is first, and what was never seen last.
+    assert cells[0][:5] == ['pole &amp; sign', 'tail', '10', '50.00', '100.00']
+    assert cells[0][7:10] == ['100.00', '50.00', '–']
+    assert cells[0][10:] == ['30.00', '20.00', '10.00']
+    assert [row[0] for row in cells[1:3]] == ['road', 'car'][:: 1 if cells[1][0] == 'road' else -1]
+    assert all(row[2] == '0' and set(row[3:]) == {'–'} for row in cells[3:])
+    assert 'alley.png: closed' in section
+
+
+def test_a_low_end_of_a_thousandth_shows_in_the_figure(page: Path) -> None:
+    svg = (page.parent / 'figures/decode_head.calibration_sigma.svg').read_text()
+    for label in ('0.1', '0.5', '0.9', '0.99', 'stage 1 right there (%)'):
+        assert f'>{label}</text>' in svg
+    # A tenth of a per cent of the head is below 0.5: the logarithmic axis begins no higher.
+    assert '>0.1</text>' in svg and '>per cent of the group below</text>' in svg
+
+
+def test_without_true_classes_there_is_no_accuracy(tmp_path: Path) -> None:
+    own = gate()
+    unknown = Gate(own.unit, own.images, own.counts, own.changed)
+    learned = Calibration('head.calibration', [0.0] * 6, [0.0] * 6, unknown)
+    text = write_report({'a': BEFORE, 'b': AFTER}, tmp_path, calibrations=[learned]).read_text()
+    assert 'by the class that scores highest before' in text
+    assert 'whether that is right is not, either' in text
+    assert 'stage 1 right' not in text and 'saved %' not in text and 'changed %' in text
+
+
+def test_a_gate_that_was_not_observed_is_said_to_be_missing(tmp_path: Path) -> None:
+    learned = Calibration('head.calibration', [0.0] * 6, [0.0] * 6)
+    text = write_report({'a': BEFORE, 'b': AFTER}, tmp_path, calibrations=[learned]).read_text()
+    assert 'σ(x) was not observed, so there are no figures of where it closes' in text
+    assert 'Where the gate closes' not in text
+
+
+def test_a_gate_that_saw_nothing_makes_a_page(tmp_path: Path) -> None:
+    nothing = Gate('proposals', 3, *(np.zeros(shape, int) for shape in ((6, NUM_BINS), 6)))
+    learned = Calibration('head.calibration', [0.0] * 6, [0.0] * 6, nothing)
+    text = write_report({'a': BEFORE, 'b': AFTER}, tmp_path, calibrations=[learned]).read_text()
+    assert 'No proposals of 3 images were seen.' in text
+    assert not (tmp_path / 'figures/head.calibration_sigma.png').exists()

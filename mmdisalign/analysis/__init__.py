@@ -1,9 +1,11 @@
 """Tables and figures, from the result files of the metrics alone."""
 
+from .gate import Gate
 from .results import (
     MISSED,
     Calibration,
     Evaluation,
+    Picture,
     count_confusion,
     group_means,
     named_confusion,
@@ -16,6 +18,8 @@ __all__ = [
     'MISSED',
     'Calibration',
     'Evaluation',
+    'Gate',
+    'Picture',
     'class_table',
     'count_confusion',
     'group_means',

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Union
 
@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..calibration import ClassPrior
+from .gate import LEVELS, NUM_BINS, Gate, edge_of
 from .results import Calibration, Evaluation, as_floats, gains_of, group_gains, spoken_group
 
 INK = '#1f2328'
@@ -26,6 +27,9 @@ COLOURS = ('#888888', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')
 MARKERS = 'os^Dv*'
 SHADES = (0.0, 0.07, 0.14)  # opacity of the groups' grey, which suits light and dark pages
 MOST_BARS = 40  # classes; more of them are drawn as points, without names
+SIGMA_TICKS = (1e-4, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999)
+ACCURACY_BINS = 8  # of σ, whose accuracies are drawn as one
+FEWEST = 20  # places that an accuracy is drawn of
 GROUP_LABEL = {'ha': 'left', 'va': 'bottom', 'fontsize': 9, 'fontweight': 'bold'}
 STYLE = {
     'svg.hashsalt': 'mmdisalign',
@@ -167,26 +171,38 @@ def plot_calibration(calibration: Calibration, evaluation: Evaluation) -> Figure
     return figure
 
 
-def plot_confidence(calibration: Calibration) -> Figure:
-    """How σ(x) is distributed, by the group of the class that scores highest before calibration.
+def plot_gate(gate: Gate, groups: Mapping[str, Sequence[int]]) -> Figure:
+    """What share of each group has σ(x) below any value; and how right stage 1 was there.
+
+    The axes of σ is even in its logit and that of the share logarithmic, so that what closes shows
+    where nearly all is open.
 
     Args:
-        calibration: With an observed ``confidence``.
+        gate: What was observed.
+        groups: Class indices of each group.
     """
+    parts = {spoken_group(name): gate.of(members) for name, members in groups.items()}
+    parts = {name: part for name, part in parts.items() if part.totals[0]}
+    is_known = gate.right is not None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.0, 3.4), layout='constrained')
-        axes = figure.subplots()
-        seen = {name: np.array(n) for name, n in calibration.confidence.items() if np.any(n)}
-        for number, (name, counts) in enumerate(seen.items(), start=1):
-            edges = np.linspace(0, 1, len(counts) + 1)
-            mean = (counts * (edges[:-1] + edges[1:]) / 2).sum() / counts.sum()
-            heights = 100 * counts / counts.sum()
-            label = f'{spoken_group(name)} (mean {mean:.2f})'
+        figure = Figure(figsize=(7.5, 6.0 if is_known else 3.8), layout='constrained')
+        ratios = [3, 2] if is_known else [1]
+        panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)
+        for number, (name, part) in enumerate(parts.items(), start=1):
             style = {'color': COLOURS[number], 'lw': 1.8, 'ls': ('-', '--', ':')[(number - 1) % 3]}
-            axes.stairs(heights, edges, **style, label=label)
-        axes.set(xlabel='confidence σ(x)', ylabel='per cent of the group', xlim=(0, 1))
-        axes.set_ylim(bottom=0)
-        figure.legend(loc='outside upper right', ncols=max(1, len(seen)))
+            shares = 100 * np.cumsum(part.counts[0]) / part.totals[0]
+            shares = np.where(shares > 0, shares, np.nan)
+            panels[0, 0].plot(np.arange(1, NUM_BINS + 1), shares, **style, label=name)
+            if is_known:
+                places, rights = _accuracies(part)
+                panels[1, 0].plot(places, rights, marker=MARKERS[number], ms=4, **style)
+        panels[0, 0].set(yscale='log', ylabel='per cent of the group below')
+        panels[0, 0].set_ylim(bottom=_lowest_share(parts.values()), top=150)
+        panels[0, 0].yaxis.set_major_formatter('{x:g}')
+        if is_known:
+            panels[1, 0].set(ylabel='stage 1 right there (%)', ylim=(0, 105))
+        _sigma_axis(panels[:, 0], gate)
+        figure.legend(loc='outside upper right', ncols=max(1, len(parts)))
     return figure
 
 
@@ -311,6 +327,35 @@ def _class_axis(axes: Axes, evaluation: Evaluation, *, names: bool = True) -> No
             f'{label}\n{100 * evaluation.frequencies[i]:.2g} %' for label, i in zip(labels, order)
         ]
     axes.set_xticks(range(len(order)), labels, rotation=45, ha='right', fontsize=8)
+
+
+def _sigma_axis(panels: Sequence[Axes], gate: Gate) -> None:
+    """Make the shared x axis, in edges of bins, that of σ."""
+    seen = np.flatnonzero(gate.all.counts[0])
+    first, last = (seen[0], seen[-1] + 1) if seen.size else (0, NUM_BINS)
+    levels = [edge_of(level) for level in LEVELS]
+    first, last = min(first, levels[0]) - 2, max(last, levels[-1]) + 2
+    places = {edge: sigma for sigma in SIGMA_TICKS if first <= (edge := edge_of(sigma)) <= last}
+    for axes in panels:
+        for level in levels:
+            axes.axvline(level, color=COLOURS[0], lw=0.8, ls=':')
+        axes.set_xlim(first, last)
+    panels[-1].set_xticks(list(places), [f'{sigma:g}' for sigma in places.values()])
+    panels[-1].set_xlabel('confidence σ(x)')
+
+
+def _accuracies(part: Gate) -> tuple[list[float], list[float]]:
+    """Middle of runs of bins, and how right stage 1 was there in per cent, of enough places."""
+    counts, rights = (own.reshape(-1, ACCURACY_BINS).sum(1) for own in (part.counts, part.right))
+    known = np.flatnonzero(counts >= FEWEST)
+    middles = (known + 0.5) * ACCURACY_BINS
+    return middles.tolist(), (100 * rights[known] / counts[known]).tolist()
+
+
+def _lowest_share(parts: Iterable[Gate]) -> float:
+    """Per cent to begin an axis at: below one of the places that were seen, to the tenth."""
+    most = max((float(part.totals[0]) for part in parts), default=1.0)
+    return max(1e-4, 10 ** np.floor(np.log10(100 / most)))
 
 
 def _shade_groups(axes: Axes, groups: Sequence[str]) -> None:

@@ -17,25 +17,13 @@ from PIL import Image
 
 from ..version import __version__
 from . import figures, tables
-from .results import Calibration, Evaluation, gains_of, group_means, spoken_group
+from .drawing import LONG_EDGE
+from .gate import LEVELS, QUANTILES, Gate
+from .results import Calibration, Evaluation, Picture, gains_of, group_means, spoken_group
 from .verdict import main_value, mean_of, verdict
 
 Cell = Union[str, float, int, None]
-LONG_EDGE = 720  # of an image on the page, in pixels
 SUMMARIES = (tables.SEGMENTATION, tables.CLASSIFICATION, tables.DETECTION, tables.PANOPTIC)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image, drawn several times.
-
-    Attributes:
-        title: What it is and why it is shown.
-        panels: Captions, such as 'ground truth', and what was drawn, RGB, uint8 (H, W, 3).
-    """
-
-    title: str
-    panels: Sequence[tuple[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +101,7 @@ def write_report(
         _summary(results),
         *(_per_class(results, value, draw) for value in _values(results)),
         *_confusions(results, draw),
-        *(_calibration(c, results, draw) for c in calibrations),
+        *(part for c in calibrations for part in _calibration(c, results, draw, out / 'images')),
         *([] if pictures is None else [_pictures(pictures, out / 'images')]),
         _class_table(results),
     ]
@@ -303,21 +291,107 @@ def _confusions(results: Mapping[str, Evaluation], draw: _Draw) -> list[Section]
 
 
 def _calibration(
-    calibration: Calibration, results: Mapping[str, Evaluation], draw: _Draw
-) -> Section:
+    calibration: Calibration, results: Mapping[str, Evaluation], draw: _Draw, folder: Path
+) -> list[Section]:
     evaluation = list(results.values())[-1]
     name = calibration.name
     figure = figures.plot_calibration(calibration, evaluation)
     drawn = [draw(f'{name}_alpha_beta', figure, f'α and β of each class, {name}')]
     text = f'{name}: ẑ = (1 + σ(x)·α)·z + σ(x)·β.'
-    if calibration.confidence:
-        figure = figures.plot_confidence(calibration)
-        drawn.append(draw(f'{name}_sigma', figure, f'Distribution of σ(x), {name}'))
-        text += ' σ(x) by the group of the class that scored highest before calibration.'
-    return Section('What was learned', text, drawn)
+    if calibration.gate is None:
+        text += (
+            ' σ(x) was not observed, so there are no figures of where it closes: these take the '
+            'config and some images (--config, --confidence-images).'
+        )
+        return [Section('What was learned', text, drawn)]
+    return [
+        Section('What was learned', text, drawn),
+        _gate(calibration, evaluation, draw, folder),
+    ]
+
+
+def _gate(calibration: Calibration, evaluation: Evaluation, draw: _Draw, folder: Path) -> Section:
+    name, gate = calibration.name, calibration.gate
+    title, text = 'Where the gate closes', f'{name}: where σ(x) is 0, scores are those of stage 1.'
+    if not gate.totals.any():
+        return Section(title, f'{text} No {gate.unit} of {gate.images} images were seen.')
+    groups = evaluation.partition or {'all': range(len(evaluation.classes))}
+    caption = f'Share of each group with σ(x) below a value, {name}'
+    if gate.right is not None:
+        caption += '; and how much of what has about that σ(x) was right before calibration'
+    shown = calibration.pictures
+    return Section(
+        title,
+        f'{text} {_gate_in_words(gate)}',
+        [draw(f'{name}_sigma', figures.plot_gate(gate, groups), caption)],
+        _gate_table(gate, evaluation),
+        _shown(shown, folder / file_name(name)) if shown else [],
+    )
+
+
+def _gate_in_words(gate: Gate) -> str:
+    """What all classes come to."""
+    whole, highest = gate.all, LEVELS[-1]
+    total, changed = int(whole.totals[0]), int(whole.changed[0])
+    by = 'their true class' if gate.right is not None else 'the class that scores highest before'
+    shares = ' and '.join(f'{_share(whole.below(own))} have σ(x) below {own:g}' for own in LEVELS)
+    text = (
+        f'Of {total:,} {gate.unit} of {gate.images} images, by {by}, {shares}. With σ = 1 '
+        f'everywhere, {changed:,} ({_share(whole.changed / total)}) would be of another class '
+        '(changed)'
+    )
+    if gate.right is None:
+        return f'{text}. Their true class is not known, so whether that is right is not, either.'
+    parts = [(whole.accuracy(level)[0].item(), f'below {level:g}') for level in LEVELS]
+    parts.append((whole.accuracy(highest)[1].item(), f'from {highest:g} on'))
+    rights = [f'{100 * right:.1f} % {where}' for right, where in parts if not np.isnan(right)]
+    return (
+        f'{text}: {int(whole.saved[0]):,} are right as they are and would not be (saved), '
+        f'{int(whole.lost[0]):,} are wrong and would be right (lost). Stage 1 was right at '
+        f'{", ".join(rights)}.'
+    )
+
+
+def _gate_table(gate: Gate, evaluation: Evaluation) -> Table:
+    highest, totals = LEVELS[-1], np.where(gate.totals > 0, gate.totals, np.nan)
+    columns = {f'σ < {level:g} %': 100 * gate.below(level) for level in LEVELS}
+    columns |= {f'σ at {100 * share:g} %': gate.quantile(share) for share in QUANTILES}
+    if gate.right is not None:
+        right = {f'right < {level:g} %': gate.accuracy(level)[0] for level in LEVELS}
+        right[f'right ≥ {highest:g} %'] = gate.accuracy(highest)[1]
+        columns |= {name: 100 * values for name, values in right.items()}
+    for name in ('changed', 'saved', 'lost'):
+        if getattr(gate, name) is not None:
+            columns[f'{name} %'] = 100 * getattr(gate, name) / totals
+    rows = [
+        [
+            evaluation.classes[i],
+            evaluation.group_of(i),
+            int(gate.totals[i]),
+            *(_known(values[i]) for values in columns.values()),
+        ]
+        for i in gate.order
+    ]
+    return Table(['class', 'group', gate.unit, *columns], rows)
+
+
+def _share(value: np.ndarray) -> str:
+    return f'{100 * float(value.item()):.2g} %'
 
 
 def _pictures(pictures: Sequence[Picture], folder: Path) -> Section:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = (
+        'The images with the most changed predictions that have to do with the rarest group: its '
+        'own elements, and others that were taken for it before or are now.'
+        if pictures
+        else 'No prediction changed that has to do with the rarest group.'
+    )
+    return Section('Images', text, pictures=_shown(pictures, folder))
+
+
+def _shown(pictures: Sequence[Picture], folder: Path) -> list[dict[str, Any]]:
+    """Pictures as the page has them, written to a folder, too."""
     folder.mkdir(parents=True, exist_ok=True)
     shown = []
     for number, picture in enumerate(pictures, start=1):
@@ -328,13 +402,7 @@ def _pictures(pictures: Sequence[Picture], folder: Path) -> Section:
             source = f'data:image/jpeg;base64,{base64.b64encode(content).decode()}'
             panels.append((caption, source))
         shown.append({'title': picture.title, 'panels': panels})
-    text = (
-        'The images with the most changed predictions that have to do with the rarest group: its '
-        'own elements, and others that were taken for it before or are now.'
-        if pictures
-        else 'No prediction changed that has to do with the rarest group.'
-    )
-    return Section('Images', text, pictures=shown)
+    return shown
 
 
 def file_name(name: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..calibration import ClassPrior
 from ..files import written_whole
+from .gate import Gate
 
 Values = Sequence[Optional[float]]
 # Groups that share the classes among them, from frequent to rare: LVIS's own before a prior's.
@@ -112,6 +113,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image, drawn several times.
+
+    Attributes:
+        title: What it is and why it is shown.
+        panels: Captions, such as 'ground truth', and what was drawn, RGB, uint8 (H, W, 3).
+    """
+
+    title: str
+    panels: Sequence[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What a DisAlign checkpoint learned for one classifier.
 
@@ -119,14 +133,15 @@ class Calibration:
         name: Where the calibration is in the model, such as ``decode_head.calibration``.
         magnitude: α of each class, (C,).
         margin: β of each class, (C,).
-        confidence: How often σ(x) fell into each of B equal bins of [0, 1], (B,), by the group of
-            the class that scored highest before calibration; None if it was not observed.
+        gate: Where σ(x) was seen; None if it was not observed.
+        pictures: Of the images in which it closed most.
     """
 
     name: str
     magnitude: Sequence[float]
     margin: Sequence[float]
-    confidence: Optional[Mapping[str, Sequence[float]]] = None
+    gate: Optional[Gate] = None
+    pictures: Sequence[Picture] = ()
 
 
 def spoken_group(name: str) -> str:

@@ -128,13 +128,12 @@ class Comparison:
                 )
         observed = None
         if self.parameters and self.cfg is not None and self.args.confidence_images:
-            groups, number = evaluation.partition, self.args.confidence_images
-            observed = observe_confidence(self.cfg, checkpoint, groups, number)
+            observed = observe_confidence(self.cfg, checkpoint, self.args.confidence_images)
         return [
             Calibration(
                 name,
                 *([*own, *[math.nan] * (number - len(own))] for own in values),
-                None if observed is None else observed.of(name),
+                *(() if observed is None else (observed.of(name), observed.pictures(name))),
             )
             for name, values in self.parameters.items()
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional, Union
 
@@ -189,7 +189,7 @@ class PixelCollector:
             outputs = self.head.forward(*self.model._head_inputs(features))
         labels = BaseDecodeHead._stack_batch_gt(self.head, data['data_samples'])[:, 0]
         if not self.training:
-            labels = self._with_padding(labels, data)
+            labels = padded_labels(labels, data, self.head.ignore_index)
         (logits, features), calibrated = passes[-1]
         if logits.dim() == 3:  # patches of a transformer, row by row
             size = outputs.shape[2:]
@@ -197,13 +197,6 @@ class PixelCollector:
                 each.unflatten(2, size) for each in (logits, features, calibrated)
             )
         return (logits, features), calibrated, labels
-
-    def _with_padding(self, labels: Tensor, data: dict) -> Tensor:
-        """Labels of an image as it is, ignored where the image that is passed was padded."""
-        (sample,), sizes = data['data_samples'], labels.shape[1:]
-        ratios = [p / own for p, own in zip(data['inputs'].shape[2:], sample.img_shape)]
-        bottom, right = (round(size * (ratio - 1)) for size, ratio in zip(sizes, ratios))
-        return pad(labels, (0, right, 0, bottom), value=self.head.ignore_index)
 
     def _draw(self, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the drawn pixels, and what each stands for, both (S,)."""
@@ -346,6 +339,20 @@ class RowCollector:
 
 def _has_queries(head: nn.Module) -> bool:
     return hasattr(head, 'num_queries') and hasattr(head, 'loss_cls')
+
+
+def padded_labels(labels: Tensor, data: Mapping[str, Any], value: int) -> Tensor:
+    """Labels of an image as it is, and a value where the image that is passed was padded.
+
+    Args:
+        labels: Shape (1, H, W).
+        data: What the preprocessor makes of a batch of that image.
+        value: Of the padding, which is at the bottom and to the right.
+    """
+    (sample,), sizes = data['data_samples'], labels.shape[1:]
+    ratios = [p / own for p, own in zip(data['inputs'].shape[2:], sample.img_shape)]
+    bottom, right = (round(size * (ratio - 1)) for size, ratio in zip(sizes, ratios))
+    return pad(labels, (0, right, 0, bottom), value=value)
 
 
 def neighbours(
