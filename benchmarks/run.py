@@ -18,6 +18,7 @@ import iteration
 import lvis_eval
 import methods
 import one_pass
+import rare_classes
 import tiled_loss
 from stage2 import BENCH, Stage2
 
@@ -76,6 +77,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], str]] = {
     'signs': lambda args: families.signs(args.seeds),
     'signs_retinanet': lambda args: families.signs_retinanet(args.seeds),
     'camvid_mask2former': camvid_mask2former,
+    'rare_classes': lambda args: rare_classes.run(args.seeds),
     'detection_losses': lambda args: detection_losses.run(args.seeds),
     'lvis_eval': lambda args: lvis_eval.run(),
     'gpu': lambda args: gpu_tables(),

@@ -55,7 +55,8 @@ class Validation(ImageValidation):
         files = [getattr(part, 'ann_file', None) or '' for part in parts]
         if len(files) > 1 or not files[0].endswith('.json'):
             raise ValueError('AP is of one annotation file, in the format of LVIS or COCO')
-        self.metric = LongTailLVISMetric(files[0], backend_args=parts[0].backend_args)
+        own = dict(backend_args=parts[0].backend_args, ceiling=True)
+        self.metric = LongTailLVISMetric(files[0], **own)
         self.metric.dataset_meta = self.dataset.metainfo
         if not partition(self.metric.groups):
             self.metric.class_prior = self.prior
@@ -164,6 +165,13 @@ class BoxJudge:
 
     def sampling_error(self, images: np.ndarray) -> None:
         """None: all boxes are judged."""
+
+    def ceiling(self, images: np.ndarray) -> JudgedBoxes:
+        """See :class:`Judge`: of the boxes of the classifier as it was."""
+        self((None, images))
+        metric = self.metric
+        metric.results[:] = [result['ceiling'] for result in metric.results]
+        return JudgedBoxes.of(metric)
 
 
 @dataclass(frozen=True)

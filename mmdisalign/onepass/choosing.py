@@ -13,9 +13,17 @@ from torch import nn
 from .. import processes
 from ..analysis.methods import methods_page
 from ..files import written_whole
-from .comparison import Comparison, Row, as_json, best_of, table_of, verdict_of
+from .comparison import (
+    Comparison,
+    Row,
+    as_json,
+    best_of,
+    table_of,
+    verdict_of,
+    without_nan,
+)
 from .folding import check_foldable, folded_state
-from .judging import Judge
+from .judging import Judge, once
 from .methods import Value, checked_value, method_named, method_names
 from .one_pass import OnePass
 
@@ -155,6 +163,10 @@ class Choice:
             verdict += (
                 f' {names[0]} is of sampled pixels: its standard error is at most {error:.2f}.'
             )
+        ceiling = _ceiling(comparison)
+        if ceiling is not None:
+            values = ', '.join(f'{key} {value:.2f}' for key, value in ceiling.items())
+            verdict += f' With the true class of each box, {values}: no method can do much better.'
         print(verdict)
         if processes.rank() > 0:
             return
@@ -165,6 +177,7 @@ class Choice:
             'images': images,
             'split': self.split,
             'sampling_error': error,
+            'ceiling': without_nan(ceiling),
             'methods': as_json(rows),
         }
         text = json.dumps(content, indent=1, allow_nan=False) + '\n'
@@ -172,6 +185,12 @@ class Choice:
         for path, text in zip((self.report, self.page), written):
             with written_whole(path) as file:
                 file.write_text(text, encoding='utf-8')
+
+
+def _ceiling(comparison: Comparison) -> Optional[dict[str, Optional[float]]]:
+    """The ceiling of the images that report, by name, see :class:`Judge`."""
+    judged = comparison.judge.ceiling(comparison.reporting)
+    return None if judged is None else once(judged, len(comparison.reporting))
 
 
 def _writable(row: Row, model: nn.Module, name: str, comparison: Comparison) -> Row:

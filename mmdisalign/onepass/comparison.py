@@ -221,12 +221,13 @@ def verdict_of(row: Row, before: Row, metric: str, tail: str) -> str:
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows for a JSON file, which has no NaN: null where no class of a group occurs."""
-    return [_known(asdict(row)) for row in rows]
+    return [without_nan(asdict(row)) for row in rows]
 
 
-def _known(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """What JSON has in the place of a value with NaN."""
     if isinstance(value, Mapping):
-        return {key: _known(own) for key, own in value.items()}
+        return {key: without_nan(own) for key, own in value.items()}
     if isinstance(value, tuple):
-        return [_known(own) for own in value]
+        return [without_nan(own) for own in value]
     return None if isinstance(value, float) and np.isnan(value) else value

@@ -61,6 +61,9 @@ class Judge(Protocol):
         None where all is judged.
         """
 
+    def ceiling(self, images: np.ndarray) -> Optional[Judged]:
+        """What images would come to if each box had the class of what it is on; None of others."""
+
 
 class SampleJudge:
     """Judges by samples of the images: what has the highest score is decided.
@@ -106,6 +109,9 @@ class SampleJudge:
             for times in drawn
         ]
         return float(np.nanstd(found))
+
+    def ceiling(self, images: np.ndarray) -> None:
+        """None: with the true class, all would be right."""
 
     def _decide(self, scores: Optional[nn.Module], chosen: np.ndarray) -> np.ndarray:
         predicted = [np.zeros(0, np.int64)]
