@@ -31,6 +31,11 @@ class CosineLinear(nn.Linear):
         else:  # of the same name in checkpoints
             self.register_buffer('scale', torch.tensor(float(scale)))
 
+    @torch.no_grad()
+    def multiply(self, factor: float) -> None:
+        """Multiply s."""
+        self.scale.mul_(factor)
+
     def forward(self, features: Tensor) -> Tensor:
         """Scores (N, C) of features (N, F)."""
         return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
