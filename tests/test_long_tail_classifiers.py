@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, ValLoop
 from mmpretrain.registry import DATASETS, MODELS
 from mmpretrain.structures import DataSample
 from project import write_classifier
@@ -289,6 +289,46 @@ def test_classes_are_weighed_by_what_validation_says_also_when_resumed(project: 
     assert all(torch.equal(own, states[1][key]) for key, own in states[0].items())
     assert not any('class_weight' in key for key in states[0])
     assert saved.shape == (C,)
+
+
+@pytest.mark.parametrize(
+    ('by_epoch', 'options', 'again'),
+    [
+        (True, dict(val_interval=1), True),
+        (True, dict(val_interval=1, val_begin=3), False),
+        (True, dict(val_interval=3), False),
+        (True, dict(val_interval=3, dynamic_intervals=[(2, 1)]), True),
+        (False, dict(val_interval=2), True),
+        (False, dict(val_interval=3), False),
+        (False, dict(val_interval=2, val_begin=3), False),
+    ],
+)
+def test_a_resumed_training_validates_again_where_the_loop_would_have(
+    project: Path, monkeypatch: pytest.MonkeyPatch, by_epoch: bool, options: dict, again: bool
+) -> None:
+    ends = {'by_epoch': by_epoch, 'max_epochs' if by_epoch else 'max_iters': 4}
+    own = {
+        'model.head.loss': dict(type='CDBLoss', class_prior=COUNTS, tau=1.0),
+        'custom_hooks': [dict(type='ClassDifficultyHook')],
+    }
+    cfgs = [config(name, **own) for name in ('whole', 'part')]
+    for cfg in cfgs:
+        cfg.train_cfg = dict(ends, **options)
+        saved = dict(type='CheckpointHook', interval=2, by_epoch=by_epoch)
+        cfg.default_hooks = dict(checkpoint=saved)
+    train(cfgs[0])
+    launch.resume(cfgs[1], f'whole/{"epoch" if by_epoch else "iter"}_2.pth')
+    runner = Runner.from_cfg(cfgs[1])
+    validated, run = [], ValLoop.run
+
+    def counted(loop: ValLoop) -> dict:
+        validated.append(runner.epoch if by_epoch else runner.iter)
+        return run(loop)
+
+    monkeypatch.setattr(ValLoop, 'run', counted)
+    runner.train()
+    assert (2 in validated) is again
+    assert validated[-1] == 4
 
 
 def test_classes_are_sampled_by_what_validation_says(project: Path) -> None:

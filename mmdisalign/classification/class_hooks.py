@@ -8,7 +8,7 @@ from typing import Any, Optional, Union
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -115,8 +115,8 @@ class ClassDifficultyHook(Hook):
         self._is_behind = False
         if self._loaded is not None and runner.iter > 0:
             self._load(runner, self._loaded)
-            # A checkpoint is written before the validation of its epoch.
-            self._is_behind = runner.epoch % runner.train_loop.val_interval == 0
+            # A checkpoint is written before the validation of its epoch, or iteration.
+            self._is_behind = _validates(runner.train_loop)
         self._loaded = None
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -291,6 +291,13 @@ class DifficultyNetHook(ClassDifficultyHook):
     def _meta_batch(self, runner: Runner) -> dict:
         dataloader = runner.val_dataloader
         return drawn_batch(dataloader, self._sampler, self._steps, self.meta_batch_size)
+
+
+def _validates(loop: BaseLoop) -> bool:
+    """Whether a loop of training validates where it is, as it decides itself."""
+    loop._decide_current_val_interval()
+    done = loop.iter if isinstance(loop, IterBasedTrainLoop) else loop.epoch
+    return done >= loop.val_begin and done % loop.val_interval == 0
 
 
 def head_of(runner: Runner) -> nn.Module:
