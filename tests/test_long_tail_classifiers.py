@@ -331,6 +331,24 @@ def test_a_resumed_training_validates_again_where_the_loop_would_have(
     assert validated[-1] == 4
 
 
+@pytest.mark.parametrize(
+    ('hook', 'loss'),
+    [('DifficultyNetHook', 'DifficultyNetLoss'), ('ClassDifficultyHook', 'CDBLoss')],
+)
+def test_a_validation_alone_weighs_no_class_and_builds_no_training(
+    project: Path, hook: str, loss: str
+) -> None:
+    options = {
+        'model.head.loss': dict(type=loss, class_prior=COUNTS),
+        'custom_hooks': [dict(type=hook)],
+        'load_from': 'stage1.pth',
+    }
+    runner = Runner.from_cfg(config('val', **options))
+    assert 'accuracy/top1' in runner.val()
+    assert isinstance(runner._train_loop, dict)
+    assert torch.equal(runner.model.head.loss_module.class_weight, torch.ones(C))
+
+
 def test_classes_are_sampled_by_what_validation_says(project: Path) -> None:
     options = {
         'custom_hooks': [dict(type='ClassDifficultyHook', target='sampler', tau=1.0)],

@@ -99,6 +99,7 @@ class ClassDifficultyHook(Hook):
         self.target, self.tau, self.least = target, checked_tau(tau), least
         self.accuracy: Optional[Tensor] = None
         self._loaded: Optional[dict[str, Any]] = None
+        self._trains = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the state for when training begins; a stage-1 checkpoint has none."""
@@ -118,6 +119,7 @@ class ClassDifficultyHook(Hook):
             # A checkpoint is written before the validation of its epoch, or iteration.
             self._is_behind = _validates(runner.train_loop)
         self._loaded = None
+        self._trains = True
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Validate again where a training that is resumed has not."""
@@ -143,11 +145,13 @@ class ClassDifficultyHook(Hook):
             self._counts[1, label] += 1
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
-        """Weigh or sample the classes anew.
+        """Weigh or sample the classes anew, if it is training that validates.
 
         Raises:
             ValueError: If a class has no validation image.
         """
+        if not self._trains:  # ``runner.val()``
+            return
         right, seen = self._counts
         all_reduce(right)
         all_reduce(seen)
@@ -157,8 +161,7 @@ class ClassDifficultyHook(Hook):
                 'is then not known'
             )
         self.accuracy = right / seen
-        if runner.train_loop is not None:
-            self._apply(runner)
+        self._apply(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the accuracies."""
