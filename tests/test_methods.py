@@ -18,7 +18,7 @@ from mmdisalign.calibration import (
     tau_normalized,
 )
 from mmdisalign.losses import BalancedSoftmaxLoss, IIFLoss
-from mmdisalign.onepass import fit, method_named, method_names
+from mmdisalign.onepass import calibrate, fit, method_named, method_names
 
 COUNTS = (120, 60, 25, 10)
 C, FEATURES = len(COUNTS), 6
@@ -298,6 +298,16 @@ def test_arrays_that_do_not_fit_are_named(problem: Problem, change: dict, messag
     )
     with pytest.raises(ValueError, match=message):
         fit(**{**own, **change})
+
+
+@pytest.mark.parametrize('wrong', [-1.0, float('nan'), float('inf'), '0.5', True])
+@pytest.mark.parametrize('name', ['value', 'exp_scale'])
+def test_a_wrong_rho_is_refused_before_anything_runs(
+    tmp_path: Path, name: str, wrong: object
+) -> None:
+    message = f'ρ of disalign is a number of at least 0, got {wrong!r}'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        calibrate('no.py', 'no.pth', out=tmp_path / 'out.pth', **{name: wrong})
 
 
 def test_labels_are_integers(problem: Problem) -> None:
