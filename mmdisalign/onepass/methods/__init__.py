@@ -10,6 +10,7 @@ method's name is a line in the module's.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
@@ -64,6 +65,8 @@ def checked_value(method: str, value: Optional[Value]) -> Value:
             names = ', '.join(map(str, module.VALUES))
             raise ValueError(f'{module.PARAMETER} of {method} is one of {names}, got {value!r}')
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    # Real has numpy's numbers, too.
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:
         raise ValueError(f'{module.PARAMETER} of {method} is a number of at least 0, got {value!r}')
     return float(value)
