@@ -195,6 +195,26 @@ def test_a_vmf_classifier_that_is_reset_begins_anew() -> None:
     assert (layer.kappa == 9).all() and not layer.shift.any()
 
 
+@pytest.mark.parametrize('learned', [True, False])
+def test_a_cosine_classifier_that_is_reset_begins_with_its_factor(learned: bool) -> None:
+    own = head(type='CosineClsHead', scale=9.0, learned=learned)
+    assert own.fc.scale == 9
+    own.fc.load_state_dict({'weight': torch.ones(C, 8), 'scale': torch.tensor(35.0)})
+    runner = SimpleNamespace(iter=0, model=SimpleNamespace(head=own))
+    cls.ResetClassifierHook().before_train(runner)
+    assert own.fc.scale == 9 and not torch.equal(own.fc.weight, torch.ones(C, 8))
+    assert [name for name, _ in own.fc.named_parameters()] == ['weight', 'scale'][: 1 + learned]
+
+
+def test_a_causal_classifier_that_is_reset_follows_no_earlier_features() -> None:
+    own = head(type='TDEClsHead')
+    own((torch.rand(6, 8),))
+    assert own.fc.direction.any()
+    runner = SimpleNamespace(iter=0, model=SimpleNamespace(head=own))
+    cls.ResetClassifierHook().before_train(runner)
+    assert not own.fc.direction.any()
+
+
 @pytest.mark.parametrize('loop', ['epochs', 'iterations'])
 def test_the_losses_of_overlap_fade(loop: str) -> None:
     hub, own = MessageHub.get_current_instance(), head(type='VMFClsHead', loss=BALANCED)

@@ -54,6 +54,12 @@ class CausalLinear(nn.Linear):
         self.alpha, self.momentum = alpha, momentum
         self.register_buffer('direction', torch.zeros(in_features))
 
+    def reset_parameters(self) -> None:
+        """Begin anew: also what training drifts towards, which was of other features."""
+        super().reset_parameters()
+        if hasattr(self, 'direction'):  # not yet, when PyTorch's constructor comes here
+            self.direction.zero_()
+
     def forward(self, features: Tensor) -> Tensor:
         """Scores (N, C) of features (N, F), in float32 at least."""
         with torch.autocast(features.device.type, enabled=False):
