@@ -134,23 +134,32 @@ def test_rho_is_chosen_on_validation_images_where_there_are_some(
 
 
 def test_the_error_of_sampled_pixels_is_what_other_samples_differ_by() -> None:
-    rng, size = np.random.default_rng(0), 20_000
+    rng, size = np.random.default_rng(0), 2000
     label, image = rng.integers(0, 3, size), rng.integers(0, 10, size)
     logits = np.eye(3)[label] + rng.normal(size=(size, 3))
     prior, found, errors = ClassPrior.build([3, 2, 1]), [], []
-    for start in range(0, size, 400):
-        own = slice(start, start + 400)
-        zeros = np.zeros((400, 1, 1), np.float32)
+
+    def judge_of(weight: np.ndarray, kind: str = 'IoU') -> SampleJudge:
+        """Of pixels that are drawn, each by itself, so that they stand for all."""
+        own = rng.random(size) < 1 / weight
+        zeros = np.zeros((int(own.sum()), 1, 1), np.float32)
         judged = Samples(
             zeros, logits[own, None].astype(np.float32), zeros[:, 0] + 1, label[own],
-            np.ones(400), image[own],
+            weight[own], image[own],
         )  # fmt: skip
-        judge = SampleJudge(judged, prior, 'IoU')
+        return SampleJudge(judged, prior, kind)
+
+    weight = np.array([2.0, 1.5, 1.0])[label]  # of the last class, all are kept
+    for _ in range(50):
+        judge = judge_of(weight)
         found.append(once(judge((None, judge.images)), len(judge.images))['mIoU'])
         errors.append(judge.sampling_error(judge.images))
     # 50 draws and 50 samples know a standard deviation to a tenth.
     assert np.mean(errors) == pytest.approx(np.std(found), rel=0.3)
-    assert SampleJudge(judged, prior, 'accuracy').sampling_error(judge.images) is None
+    # Where there are no other samples, there is no error; and there is none of images.
+    every = judge_of(np.ones(size))
+    assert every.sampling_error(every.images) == pytest.approx(0.0, abs=1e-9)
+    assert judge_of(weight, 'accuracy').sampling_error(judge.images) is None
 
 
 def test_in_python_it_is_a_call(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
+from mmengine.runner import Runner, ValLoop
+from mmpretrain.registry import DATASETS, MODELS
 from mmpretrain.structures import DataSample
 from project import write_classifier
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from mmdisalign import classification as cls
 from mmdisalign.calibration import CausalLinear
 from mmdisalign.engine import launch
 from mmdisalign.losses import DifficultyNet, difficulty_meta_loss, difficulty_weights
+from mmdisalign.onepass import calibrate
+from mmdisalign.onepass.plain import fit
 
 C, CHANNELS = 3, 64
 COUNTS = [40, 12, 4]
@@ -192,6 +195,26 @@ def test_a_vmf_classifier_that_is_reset_begins_anew() -> None:
     assert (layer.kappa == 9).all() and not layer.shift.any()
 
 
+@pytest.mark.parametrize('learned', [True, False])
+def test_a_cosine_classifier_that_is_reset_begins_with_its_factor(learned: bool) -> None:
+    own = head(type='CosineClsHead', scale=9.0, learned=learned)
+    assert own.fc.scale == 9
+    own.fc.load_state_dict({'weight': torch.ones(C, 8), 'scale': torch.tensor(35.0)})
+    runner = SimpleNamespace(iter=0, model=SimpleNamespace(head=own))
+    cls.ResetClassifierHook().before_train(runner)
+    assert own.fc.scale == 9 and not torch.equal(own.fc.weight, torch.ones(C, 8))
+    assert [name for name, _ in own.fc.named_parameters()] == ['weight', 'scale'][: 1 + learned]
+
+
+def test_a_causal_classifier_that_is_reset_follows_no_earlier_features() -> None:
+    own = head(type='TDEClsHead')
+    own((torch.rand(6, 8),))
+    assert own.fc.direction.any()
+    runner = SimpleNamespace(iter=0, model=SimpleNamespace(head=own))
+    cls.ResetClassifierHook().before_train(runner)
+    assert not own.fc.direction.any()
+
+
 @pytest.mark.parametrize('loop', ['epochs', 'iterations'])
 def test_the_losses_of_overlap_fade(loop: str) -> None:
     hub, own = MessageHub.get_current_instance(), head(type='VMFClsHead', loss=BALANCED)
@@ -286,6 +309,64 @@ def test_classes_are_weighed_by_what_validation_says_also_when_resumed(project: 
     assert all(torch.equal(own, states[1][key]) for key, own in states[0].items())
     assert not any('class_weight' in key for key in states[0])
     assert saved.shape == (C,)
+
+
+@pytest.mark.parametrize(
+    ('by_epoch', 'options', 'again'),
+    [
+        (True, dict(val_interval=1), True),
+        (True, dict(val_interval=1, val_begin=3), False),
+        (True, dict(val_interval=3), False),
+        (True, dict(val_interval=3, dynamic_intervals=[(2, 1)]), True),
+        (False, dict(val_interval=2), True),
+        (False, dict(val_interval=3), False),
+        (False, dict(val_interval=2, val_begin=3), False),
+    ],
+)
+def test_a_resumed_training_validates_again_where_the_loop_would_have(
+    project: Path, monkeypatch: pytest.MonkeyPatch, by_epoch: bool, options: dict, again: bool
+) -> None:
+    ends = {'by_epoch': by_epoch, 'max_epochs' if by_epoch else 'max_iters': 4}
+    own = {
+        'model.head.loss': dict(type='CDBLoss', class_prior=COUNTS, tau=1.0),
+        'custom_hooks': [dict(type='ClassDifficultyHook')],
+    }
+    cfgs = [config(name, **own) for name in ('whole', 'part')]
+    for cfg in cfgs:
+        cfg.train_cfg = dict(ends, **options)
+        saved = dict(type='CheckpointHook', interval=2, by_epoch=by_epoch)
+        cfg.default_hooks = dict(checkpoint=saved)
+    train(cfgs[0])
+    launch.resume(cfgs[1], f'whole/{"epoch" if by_epoch else "iter"}_2.pth')
+    runner = Runner.from_cfg(cfgs[1])
+    validated, run = [], ValLoop.run
+
+    def counted(loop: ValLoop) -> dict:
+        validated.append(runner.epoch if by_epoch else runner.iter)
+        return run(loop)
+
+    monkeypatch.setattr(ValLoop, 'run', counted)
+    runner.train()
+    assert (2 in validated) is again
+    assert validated[-1] == 4
+
+
+@pytest.mark.parametrize(
+    ('hook', 'loss'),
+    [('DifficultyNetHook', 'DifficultyNetLoss'), ('ClassDifficultyHook', 'CDBLoss')],
+)
+def test_a_validation_alone_weighs_no_class_and_builds_no_training(
+    project: Path, hook: str, loss: str
+) -> None:
+    options = {
+        'model.head.loss': dict(type=loss, class_prior=COUNTS),
+        'custom_hooks': [dict(type=hook)],
+        'load_from': 'stage1.pth',
+    }
+    runner = Runner.from_cfg(config('val', **options))
+    assert 'accuracy/top1' in runner.val()
+    assert isinstance(runner._train_loop, dict)
+    assert torch.equal(runner.model.head.loss_module.class_weight, torch.ones(C))
 
 
 def test_classes_are_sampled_by_what_validation_says(project: Path) -> None:
@@ -433,6 +514,102 @@ def test_stage_2_of_a_model_whose_loss_adjusts_scores_takes_the_scores_as_they_a
         own = dict(model['head'], loss=dict(type=loss, class_prior=COUNTS))
         built = MODELS.build({**model, 'head': own, 'class_prior': COUNTS})
         assert type(built.head.loss_module).__name__ == 'GRWCrossEntropyLoss'
+
+
+ON_COSINES = dict(type='CosineClsHead', scale=1.0, learned=False, num_classes=C)
+MULTIPLIED = {
+    'cosines': (ON_COSINES, 'fc.scale'),
+    'learned': (dict(ON_COSINES, learned=True), 'fc.scale'),
+    'linear': (dict(type='LinearClsHead', num_classes=C), 'fc.weight'),
+    'lws': (dict(type='LWSLinearClsHead', num_classes=C), 'fc.weight'),
+}
+
+
+def trained_by(name: str, loss: str = 'LDAMLoss') -> dict:
+    """The model of stage 1 whose loss multiplies the scores of a head."""
+    own = dict(MULTIPLIED[name][0], in_channels=CHANNELS, loss=dict(type=loss, class_prior=COUNTS))
+    return dict(Config.fromfile('stage1.py').model, head=own)
+
+
+@pytest.mark.parametrize('loss', ['LDAMLoss', 'GCLLoss'])
+@pytest.mark.parametrize('name', MULTIPLIED)
+@pytest.mark.parametrize('stage', ['calibration', 'joint'])
+def test_what_a_loss_multiplies_the_scores_of_stage_2_have(
+    project: Path, name: str, loss: str, stage: str
+) -> None:
+    model = trained_by(name, loss)
+    stage1, own = MODELS.build(model).eval(), dict(type='CalibratedImageClassifier', stage=stage)
+    stage2 = MODELS.build({**model, **own, 'class_prior': COUNTS})
+    given = stage1.state_dict()
+    before = copy.deepcopy(given)
+    if name == 'lws':  # such a head is of stage 2
+        given = {key: value for key, value in given.items() if '.calibration.' not in key}
+    stage2.load_state_dict(given)
+    assert all(torch.equal(value, before[key]) for key, value in given.items())
+    images, label = torch.rand(6, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1, 2])
+    with torch.no_grad():
+        scores = stage1(images)
+        torch.testing.assert_close(stage2.eval()(images), 30 * scores, rtol=1e-5, atol=1e-4)
+        # The loss of stage 2 is of what stage 1 was trained on.
+        expected = cls.GRWCrossEntropyLoss(COUNTS, 1.2, normalizer='class_weight')(
+            30 * scores, label
+        )
+        found = stage2.loss(images, samples(label))['loss']
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    # Its own checkpoint has them multiplied once, and not at each load.
+    with torch.no_grad():
+        stage2.head.calibration.load_state_dict(
+            {key: value + 0.1 for key, value in stage2.head.calibration.state_dict().items()}
+        )
+    again = MODELS.build({**model, **own, 'class_prior': COUNTS})
+    again.load_state_dict(stage2.state_dict())
+    key = f'head.{MULTIPLIED[name][1]}'
+    assert torch.equal(again.state_dict()[key], 30 * stage1.state_dict()[key])
+    assert torch.equal(again.eval()(images), stage2(images))
+
+
+def test_a_classifier_that_trains_alone_has_the_factor_in_its_loss(project: Path) -> None:
+    model = trained_by('cosines')
+    stage1 = MODELS.build(model).eval()
+    own = dict(type='CalibratedImageClassifier', stage='classifier', class_prior=COUNTS)
+    stage2 = MODELS.build({**model, **own})
+    stage2.load_state_dict(stage1.state_dict())
+    images, label = torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 2])
+    assert torch.equal(stage2.eval()(images), stage1(images))
+    expected = cls.GRWCrossEntropyLoss(COUNTS, 1.2, normalizer='class_weight')(
+        30 * stage1(images), label
+    )
+    torch.testing.assert_close(stage2.loss(images, samples(label))['loss'], expected)
+
+
+def test_a_layer_that_cannot_multiply_its_scores_is_refused(project: Path) -> None:
+    model = dict(trained_by('cosines'), type='CalibratedImageClassifier', class_prior=COUNTS)
+    loss = model['head']['loss']
+    model['head'] = dict(type='TDEClsHead', num_classes=C, in_channels=CHANNELS, loss=loss)
+    with pytest.raises(TypeError, match='LDAMLoss multiplies its scores by 30, and its'):
+        MODELS.build(model)
+
+
+def test_one_pass_fits_to_scores_as_the_loss_multiplied_them(project: Path) -> None:
+    cfg = config('ldam')
+    cfg.model = trained_by('cosines')
+    cfg.dump('ldam.py')
+    stage1 = MODELS.build(cfg.model).eval()
+    torch.save(dict(state_dict=stage1.state_dict()), 'ldam.pth')
+    found = calibrate('ldam.py', 'ldam.pth', out='ldam_out.pth', exp_scale=1.0)
+    model = found.model
+    assert model.head.fc.scale == 30
+    data = pseudo_collate(list(DATASETS.build(cfg.train_dataloader.dataset)))
+    data = model.data_preprocessor(data, False)
+    label = torch.cat([sample.gt_label for sample in data['data_samples']])
+    with torch.no_grad():
+        feats = stage1.extract_feat(data['inputs'])
+        features, scores = stage1.head.pre_logits(feats), 30 * stage1.head(feats)
+    by_hand = fit(features, scores, label, COUNTS, 'disalign', 1.0)
+    with torch.no_grad():
+        expected = by_hand.scores(scores, features)
+        torch.testing.assert_close(model(data['inputs']), expected, rtol=0.02, atol=0.05)
+    assert (expected.argmax(dim=1) != scores.argmax(dim=1)).any()
 
 
 def test_labels_that_are_mixed_are_refused_where_they_have_no_meaning() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.registry import DATASETS, MODELS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
@@ -21,7 +22,10 @@ from test_detectors import stage1_cfg
 from torch import nn
 
 from mmdisalign import losses
+from mmdisalign.calibration import ClassPrior
 from mmdisalign.data.scenes import SceneSpec, write_lvis
+from mmdisalign.detection.detectors import _reweight
+from mmdisalign.detection.layers import scoring_heads
 from mmdisalign.processes import agreed
 
 
@@ -44,12 +48,13 @@ def retinanet(**loss: object) -> nn.Module:
     head = dict(type='RetinaHead', num_classes=C, in_channels=16, feat_channels=8, stacked_convs=1)
     anchors = dict(type='AnchorGenerator', scales=[4], ratios=[1.0], strides=[8, 16, 32])
     own = dict(use_sigmoid=True, num_classes=C)
+    own = {key: value for key, value in {**own, **loss}.items() if value is not None}
     return MODELS.build(
         dict(
             type='RetinaNet',
             backbone=dict(type='ResNet', depth=18, base_channels=8, out_indices=(1, 2, 3)),
             neck=dict(type='FPN', in_channels=[16, 32, 64], out_channels=16, num_outs=3),
-            bbox_head=dict(head, anchor_generator=anchors, loss_cls={**own, **loss}),
+            bbox_head=dict(head, anchor_generator=anchors, loss_cls=own),
             train_cfg=dict(
                 assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4),
                 sampler=dict(type='PseudoSampler'),
@@ -123,6 +128,62 @@ def test_a_head_that_does_not_ask_its_loss_is_refused() -> None:
     head = dict(type='RetinaHead', num_classes=5, in_channels=8, loss_cls=loss)
     with pytest.raises(TypeError, match='GumbelLoss is for bbox heads: RetinaHead does not ask'):
         MODELS.build(head)
+    with pytest.raises(TypeError, match='SeesawPCBLoss is for bbox heads: RetinaHead does not ask'):
+        MODELS.build({**head, 'loss_cls': dict(type='SeesawPCBLoss', num_classes=5)})
+
+
+SOFTMAX = {
+    'PCBLoss': dict(begin=0, use_sigmoid=None),
+    'SoftmaxEQLLoss': dict(
+        class_prior=[60, 25, 9, 1], num_images=99, num_classes=None, use_sigmoid=None
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', SOFTMAX)
+def test_a_softmax_loss_in_a_dense_head_predicts_as_cross_entropy_does(kind: str) -> None:
+    images, found = torch.randn(1, 3, 64, 64), []
+    for loss in (dict(type=kind, **SOFTMAX[kind]), dict(type='CrossEntropyLoss', num_classes=None)):
+        torch.manual_seed(0)
+        model = retinanet(**{'use_sigmoid': False, **loss})
+        assert model.bbox_head.cls_out_channels == C + 1
+        # What the background wins, as it does after training, is no object.
+        torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=1.0)
+        torch.nn.init.constant_(model.bbox_head.retina_cls.bias[-1:], 2.0)
+        model.bbox_head.test_cfg = Config(
+            dict(score_thr=0.0, nms=dict(type='nms', iou_threshold=0.9), max_per_img=500)
+        )
+        sample = DetDataSample(
+            metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0))
+        )
+        (result,) = model.eval().predict(images, [sample])
+        found.append(result.pred_instances)
+    assert found[0].labels.unique().tolist() == list(range(C))
+    for key in ('labels', 'scores', 'bboxes'):
+        assert torch.equal(found[0][key], found[1][key])
+
+
+@pytest.mark.parametrize('kind', [*SOFTMAX, 'EqualizedFocalLoss'])
+def test_a_loss_of_other_classes_than_a_dense_head_is_refused(kind: str) -> None:
+    options = SOFTMAX.get(kind, {})
+    other = dict(class_prior=[9, 5, 4, 2, 1]) if 'class_prior' in options else dict(num_classes=5)
+    with pytest.raises(ValueError, match=f'the head has {C} classes, but {kind} 5: give it'):
+        retinanet(**{'type': kind, **options, **other})
+
+
+def test_a_dense_head_trained_with_pcb_is_calibrated_without_it() -> None:
+    model = retinanet(type='PCBLoss', **SOFTMAX['PCBLoss'])
+    scores, label = torch.randn(6, C + 1), torch.tensor([0, 1, 2, 3, C, C])
+    model.bbox_head.loss_cls.balance.confusion.uniform_()
+    model.bbox_head.loss_cls.balance.instances.fill_(9.0)
+    (head,) = scoring_heads(model)
+    _reweight(head, ClassPrior.build([8, 4, 2, 1]), 1.0, 'error')
+    expected = torch.nn.functional.cross_entropy(scores, label, reduction='none')
+    own = torch.cat([model.bbox_head.loss_cls.grw_weight, torch.ones(1)])[label]
+    assert own[3] / own[0] == 8
+    torch.testing.assert_close(
+        model.bbox_head.loss_cls(scores, label, avg_factor=4.0), (own * expected).sum() / 4
+    )
 
 
 def test_a_loss_for_rare_classes_says_that_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

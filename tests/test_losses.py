@@ -46,6 +46,12 @@ def test_rho_zero_gives_ones() -> None:
     assert generalized_reweight(PRIOR, 0).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize('rho', [-0.1, float('nan'), float('inf')])
+def test_an_exponent_that_is_no_number_of_at_least_0_is_refused(rho: float) -> None:
+    with pytest.raises(ValueError, match=f'exp_scale must be at least 0, got {rho}'):
+        generalized_reweight(PRIOR, rho)
+
+
 def test_weights_do_not_depend_on_the_unit_of_the_counts() -> None:
     in_pixels = generalized_reweight([c * 1e12 for c in PRIOR], 0.6)
     torch.testing.assert_close(in_pixels, generalized_reweight([c / 100 for c in PRIOR], 0.6))

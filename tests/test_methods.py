@@ -18,7 +18,9 @@ from mmdisalign.calibration import (
     tau_normalized,
 )
 from mmdisalign.losses import BalancedSoftmaxLoss, IIFLoss
-from mmdisalign.onepass import fit, method_named, method_names
+from mmdisalign.onepass import calibrate, fit, method_named, method_names
+from mmdisalign.onepass.methods import checked_value
+from mmdisalign.onepass.options import Options
 
 COUNTS = (120, 60, 25, 10)
 C, FEATURES = len(COUNTS), 6
@@ -298,6 +300,27 @@ def test_arrays_that_do_not_fit_are_named(problem: Problem, change: dict, messag
     )
     with pytest.raises(ValueError, match=message):
         fit(**{**own, **change})
+
+
+@pytest.mark.parametrize('wrong', [-1.0, float('nan'), float('inf'), '0.5', True])
+@pytest.mark.parametrize('name', ['value', 'exp_scale'])
+def test_a_wrong_rho_is_refused_before_anything_runs(
+    tmp_path: Path, name: str, wrong: object
+) -> None:
+    message = f'ρ of disalign is a number of at least 0, got {wrong!r}'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        calibrate('no.py', 'no.pth', out=tmp_path / 'out.pth', **{name: wrong})
+
+
+@pytest.mark.parametrize('value', [np.float32(0.5), np.float64(0.5), np.int64(1), 1])
+def test_the_value_of_a_method_is_a_number_of_any_kind(value: object, tmp_path: Path) -> None:
+    assert checked_value('disalign', value) == float(value)
+    assert type(checked_value('disalign', value)) is float
+    # It is written into a config.
+    options = Options(tmp_path / 'a.py', 'b.pth', tmp_path / 'c.pth', value=value)
+    assert type(options.value) is type(options.exp_scale) is float
+    with pytest.raises(ValueError, match='is a number of at least 0'):
+        checked_value('disalign', np.bool_(True))
 
 
 def test_labels_are_integers(problem: Problem) -> None:

@@ -685,6 +685,12 @@ def test_what_is_affine_needs_interpolated_samples_alone(parts: int) -> None:
             made.append(torch.cat(found))
         torch.testing.assert_close(*made, rtol=1e-4, atol=1e-5)  # float32, summed otherwise
     assert samples.of(affine).features.shape == (number, 1, channels)
+    # Of what the arrays hold beside the samples, nothing is in memory.
+    few = replace(samples, label=label[:9], weight=np.ones(9), image=label[:9], rows=rows[:9])
+    few = few.of(affine)
+    assert few.features.shape == (9, 1, channels) and few.logits.shape == (9, 1, classes + 1)
+    (chunk,), (own,) = few.chunks(np.arange(9)), samples.of(affine).chunks(np.arange(9))
+    assert all(torch.equal(one, other) for one, other in zip(chunk, own))
     assert samples.of(AdaptiveCalibration(classes, channels)) is samples
 
 

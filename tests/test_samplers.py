@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import ConcatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATA_SAMPLERS
 from torch.utils.data import DataLoader
@@ -218,6 +218,34 @@ def test_a_data_set_whose_samples_have_no_label_is_named() -> None:
 
     with pytest.raises(TypeError, match='Unlabelled cannot be sampled by class'):
         LearnedClassSampler(Unlabelled())
+
+
+class LabelsApart(BaseDataset):
+    """One's own: the infos have no labels, which ``get_gt_labels`` says."""
+
+    def __init__(self, labels: list) -> None:
+        self.labels = labels
+        super().__init__()
+
+    def load_data_list(self) -> list[dict]:
+        return [{'img_path': f'{index}.jpg'} for index in range(6)]
+
+    def get_gt_labels(self) -> np.ndarray:
+        return np.array(self.labels)
+
+
+def test_a_data_set_of_mmengine_may_have_its_labels_apart_from_its_infos() -> None:
+    sampler = ClassSampler(LabelsApart([2, 0, 0, 1, 0, 0]), seed=0)
+    assert sampler.counts.tolist() == [4, 1, 1]
+    drawn = np.bincount(list(islice(sampler.draws(), 6000)), minlength=6) / 6000
+    np.testing.assert_allclose(drawn, [1 / 3, 1 / 12, 1 / 12, 1 / 3, 1 / 12, 1 / 12], atol=0.02)
+    with pytest.raises(TypeError, match=r'LabelsApart .* has no label of each image'):
+        ClassSampler(LabelsApart([2, 0, 0]))
+
+
+def test_images_of_no_label_at_all_are_named() -> None:
+    with pytest.raises(ValueError, match=r'Images .* none of its images has a label'):
+        ClassSampler(Images(np.zeros((3, 0), int)))
 
 
 def test_bad_arguments_are_named() -> None:

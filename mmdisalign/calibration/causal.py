@@ -76,6 +76,12 @@ class CausalLinear(nn.Linear):
         d = self._unit_direction(torch.promote_types(self.weight.dtype, torch.float32))
         return d, self.tau / self.num_heads * torch.einsum('kf,ckf->kc', d, self._unit_weight(d))
 
+    def reset_parameters(self) -> None:
+        """Begin anew: also what training drifts towards, which was of other features."""
+        super().reset_parameters()
+        if hasattr(self, 'direction'):  # not yet, when PyTorch's constructor comes here
+            self.direction.zero_()
+
     def forward(self, features: Tensor) -> Tensor:
         """Scores (N, C) of features (N, F), in float32 at least."""
         with torch.autocast(features.device.type, enabled=False):

@@ -26,10 +26,24 @@ class CosineLinear(nn.Linear):
         self, in_features: int, out_features: int, scale: float = 20.0, learned: bool = True
     ) -> None:
         super().__init__(in_features, out_features, bias=False)
+        self.initial = float(scale)
         if learned:
-            self.scale = nn.Parameter(torch.tensor(float(scale)))
+            self.scale = nn.Parameter(torch.tensor(self.initial))
         else:  # of the same name in checkpoints
-            self.register_buffer('scale', torch.tensor(float(scale)))
+            self.register_buffer('scale', torch.tensor(self.initial))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Begin anew, s included, whatever a checkpoint has made of it."""
+        super().reset_parameters()
+        if hasattr(self, 'scale'):  # not yet, when PyTorch's constructor comes here
+            self.scale.fill_(self.initial)
+
+    @torch.no_grad()
+    def multiply(self, factor: float) -> None:
+        """Multiply s, and where it starts."""
+        self.initial *= factor
+        self.scale.mul_(factor)
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores (N, C) of features (N, F)."""

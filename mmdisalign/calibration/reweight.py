@@ -34,7 +34,7 @@ def generalized_reweight(
         Weights, shape (C,), float32.
     """
     prior = ClassPrior.build(prior)
-    if exp_scale < 0:
+    if not 0 <= exp_scale < np.inf:  # NaN neither
         raise ValueError(f'exp_scale must be at least 0, got {exp_scale}')
     counts = filled_counts(prior, zero_count)
     weights = np.zeros(len(prior))

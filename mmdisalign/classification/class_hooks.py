@@ -8,7 +8,7 @@ from typing import Any, Optional, Union
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -99,6 +99,7 @@ class ClassDifficultyHook(Hook):
         self.target, self.tau, self.least = target, checked_tau(tau), least
         self.accuracy: Optional[Tensor] = None
         self._loaded: Optional[dict[str, Any]] = None
+        self._trains = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the state for when training begins; a stage-1 checkpoint has none."""
@@ -115,9 +116,10 @@ class ClassDifficultyHook(Hook):
         self._is_behind = False
         if self._loaded is not None and runner.iter > 0:
             self._load(runner, self._loaded)
-            # A checkpoint is written before the validation of its epoch.
-            self._is_behind = runner.epoch % runner.train_loop.val_interval == 0
+            # A checkpoint is written before the validation of its epoch, or iteration.
+            self._is_behind = _validates(runner.train_loop)
         self._loaded = None
+        self._trains = True
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Validate again where a training that is resumed has not."""
@@ -143,11 +145,13 @@ class ClassDifficultyHook(Hook):
             self._counts[1, label] += 1
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
-        """Weigh or sample the classes anew.
+        """Weigh or sample the classes anew, if it is training that validates.
 
         Raises:
             ValueError: If a class has no validation image.
         """
+        if not self._trains:  # ``runner.val()``
+            return
         right, seen = self._counts
         all_reduce(right)
         all_reduce(seen)
@@ -157,8 +161,7 @@ class ClassDifficultyHook(Hook):
                 'is then not known'
             )
         self.accuracy = right / seen
-        if runner.train_loop is not None:
-            self._apply(runner)
+        self._apply(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the accuracies."""
@@ -291,6 +294,13 @@ class DifficultyNetHook(ClassDifficultyHook):
     def _meta_batch(self, runner: Runner) -> dict:
         dataloader = runner.val_dataloader
         return drawn_batch(dataloader, self._sampler, self._steps, self.meta_batch_size)
+
+
+def _validates(loop: BaseLoop) -> bool:
+    """Whether a loop of training validates where it is, as it decides itself."""
+    loop._decide_current_val_interval()
+    done = loop.iter if isinstance(loop, IterBasedTrainLoop) else loop.epoch
+    return done >= loop.val_begin and done % loop.val_interval == 0
 
 
 def head_of(runner: Runner) -> nn.Module:

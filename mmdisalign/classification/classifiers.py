@@ -12,7 +12,13 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..calibration import ClassPrior, PriorLike, ZeroCount
+from ..calibration import (
+    CalibratedLayerMixin,
+    ClassPrior,
+    CosineLinear,
+    PriorLike,
+    ZeroCount,
+)
 from ..engine import (
     CalibrationStageMixin,
     derive,
@@ -28,7 +34,7 @@ from .heads import (
     classifier_of,
 )
 from .layers import calibrate, known_base, model_layers
-from .losses import grw_loss
+from .losses import grw_loss, scale_of
 from .momentum_contrast import MoCoImageClassifier
 
 
@@ -45,6 +51,11 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
       al., ICLR 2020); with ``ResetClassifierHook``, from scratch. A checkpoint whose classifier is
       of another kind, cosine or linear, loads without it;
     - ``'joint'``: everything trains.
+
+    LDAM and GCL multiply scores by s in training alone, and GRW is of the same scores. Where a
+    calibration trains, whose rate and decay are of such, the classification layers make them: the
+    ``scale`` of cosines, or else weight and bias, are s times those of stage 1. A classifier that
+    trains without one has s in its loss.
 
     What does not train is frozen, in eval mode and without autograd. Mixup and CutMix
     (``train_cfg`` or the data preprocessor's ``batch_augments``) are left out then: their labels
@@ -96,9 +107,14 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
         if loss is None:
             raise refusal(kind, 'it has no loss_module to weigh the classes in')
         self.class_prior, self.exp_scale = None, exp_scale
+        self._multiplied: dict[str, float] = {}
         if class_prior is not None:
             self.class_prior = prior = _checked_prior(class_prior, num_classes)
-            self.head.loss_module = grw_loss(loss, prior, exp_scale, zero_count)
+            scale = scale_of(loss)
+            if stage != 'classifier' and scale != 1:
+                self._multiply(scale, loss, calibrated_layers)
+                scale = 1.0
+            self.head.loss_module = grw_loss(loss, prior, exp_scale, zero_count, scale)
         elif stage == 'calibration' and not issubclass(kind, LWSLinearClsHead):
             _check_is_grw(loss)
         self.register_load_state_dict_post_hook(_forgive_dropped_keys)  # before all are checked
@@ -127,6 +143,30 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
         self.classifier_weight = f'{next(iter(layers))}.weight'
         return calibrate(type(self.head), layers)
 
+    def _multiply(self, scale: float, loss: nn.Module, calibrated_layers: Sequence[str]) -> None:
+        """Let the classification layers make scores that are multiplied, as a loss had them."""
+        if isinstance(self.head, ScaledLinearClsHead):
+            layers = {f'head.{classifier_name(self.head)}': classifier_of(self.head)}
+        else:
+            layers = model_layers(self, calibrated_layers)
+        for name, layer in layers.items():
+            keys = _factors(layer)
+            if not keys:
+                raise refusal(
+                    type(self.head),
+                    f'{type(loss).__name__} multiplies its scores by {scale:g}, and its {name}, a '
+                    f'{type(layer).__name__}, is neither linear nor of cosines, so it cannot do '
+                    'that itself',
+                )
+            self._multiplied.update({f'{name}.{key}': scale for key in keys})
+            if isinstance(layer, CosineLinear):  # of what else is new, the start has no size
+                layer.multiply(scale)
+        print_log(
+            f'{", ".join(layers)} multiplies scores by {scale:g}, as {type(loss).__name__} did in '
+            'stage 1.',
+            'current',
+        )
+
     def _trained(self) -> Iterator[tuple[str, nn.Module]]:
         if self.stage != 'classifier':
             yield from super()._trained()
@@ -136,6 +176,11 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         if self.stage == 'classifier':
             _drop_other_kind(state_dict, f'{prefix}head.', self.head)
+        # A checkpoint of stage 2 has what is multiplied already, as its calibration is fitted to.
+        if not any(key.startswith(prefix) and '.calibration.' in key for key in state_dict):
+            for key, scale in self._multiplied.items():
+                if f'{prefix}{key}' in state_dict:
+                    state_dict[f'{prefix}{key}'] = scale * state_dict[f'{prefix}{key}']
         self._given_keys = frozenset(state_dict)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -207,6 +252,15 @@ def _without_batch_augments(options: dict[str, Any]) -> dict[str, Any]:
         if in_preprocessor:
             options['data_preprocessor'] = {**preprocessor, 'batch_augments': None}
     return options
+
+
+def _factors(layer: nn.Module) -> tuple[str, ...]:
+    """Keys of what in a layer's state its scores are proportional to; none if that is not known."""
+    if isinstance(layer, CosineLinear):
+        return ('scale',)
+    inner = super(CalibratedLayerMixin, layer) if isinstance(layer, CalibratedLayerMixin) else layer
+    linear = nn.Linear.forward, nn.Conv2d.forward
+    return ('weight', 'bias') if getattr(inner.forward, '__func__', None) in linear else ()
 
 
 def _forgive_dropped_keys(model: CalibratedImageClassifier, incompatible: Any) -> None:

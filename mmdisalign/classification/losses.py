@@ -24,6 +24,24 @@ class GRWCrossEntropyLoss(losses.GRWCrossEntropyLoss):
     """:class:`mmdisalign.losses.GRWCrossEntropyLoss`."""
 
 
+class ScaledGRWCrossEntropyLoss(GRWCrossEntropyLoss):
+    """GRW cross-entropy of scores times a factor, by which another loss has multiplied them.
+
+    Args:
+        scale: The factor.
+        args: Of :class:`GRWCrossEntropyLoss`.
+        kwargs: Of :class:`GRWCrossEntropyLoss`.
+    """
+
+    def __init__(self, scale: float, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scale = scale
+
+    def adjusted(self, pred: Tensor, label: Tensor) -> Tensor:
+        """The scores, multiplied."""
+        return self.scale * pred
+
+
 class ReweightedSigmoidsMixin:
     r"""Weighs the positive terms of a loss on sigmoids by their class; mixed in before its class.
 
@@ -70,8 +88,17 @@ class ReweightedSigmoidsMixin:
         return weight_reduce_loss(terms, own, reduction_override or self.reduction, avg_factor)
 
 
+def scale_of(loss: nn.Module) -> float:
+    """What a loss multiplies scores by that are not multiplied at test: s of LDAM and GCL."""
+    return loss.scale if isinstance(loss, (losses.LDAMLoss, losses.GCLLoss)) else 1.0
+
+
 def grw_loss(
-    loss: nn.Module, prior: ClassPrior, exp_scale: float, zero_count: ZeroCount
+    loss: nn.Module,
+    prior: ClassPrior,
+    exp_scale: float,
+    zero_count: ZeroCount,
+    scale: float = 1.0,
 ) -> nn.Module:
     """The loss with the weights of GRW, in the place of a stock one.
 
@@ -84,18 +111,19 @@ def grw_loss(
         prior: Class frequencies of the training images.
         exp_scale: ρ.
         zero_count: How to weigh classes that were never seen, see :func:`generalized_reweight`.
+        scale: What a loss on a softmax multiplies the scores by, see :func:`scale_of`. Default: 1,
+            they have been multiplied.
 
     Raises:
         ValueError: If it is another loss.
     """
     if _is_on_softmax(loss):
-        return GRWCrossEntropyLoss(
-            prior,
-            exp_scale,
-            normalizer='class_weight',
-            zero_count=zero_count,
-            loss_weight=loss.loss_weight,
+        options = dict(
+            normalizer='class_weight', zero_count=zero_count, loss_weight=loss.loss_weight
         )
+        if scale != 1:
+            return ScaledGRWCrossEntropyLoss(scale, prior, exp_scale, **options)
+        return GRWCrossEntropyLoss(prior, exp_scale, **options)
     if not _is_on_sigmoids(loss):
         raise ValueError(
             'class_prior goes into CrossEntropyLoss, LabelSmoothLoss, FocalLoss and AsymmetricLoss '
@@ -109,7 +137,8 @@ def grw_loss(
 
 
 def _is_on_softmax(loss: nn.Module) -> bool:
-    # What those adjust is of training: at test, the scores are as they are.
+    # What those adjust is of training: at test, the scores are as they are, but for one factor of
+    # all of them, which changes no decision there and all that is learned here: scale_of.
     if isinstance(loss, losses.AdjustedCrossEntropyLoss):
         return not isinstance(loss, losses.GRWCrossEntropyLoss)
     if type(loss) is LabelSmoothLoss:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from itertools import islice
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -33,6 +33,7 @@ class ClassProbabilitySampler(Sampler):
 
     Raises:
         TypeError: If the data set has no labels.
+        ValueError: If none of its images has one.
     """
 
     counts: np.ndarray
@@ -200,21 +201,34 @@ def _labels(dataset: Sized) -> tuple[np.ndarray, np.ndarray]:
     """Labels, and the image that each is of, both (L,): an image may have several, or none."""
     name = type(dataset).__name__
     try:
-        if hasattr(dataset, 'get_data_info'):
-            found = [dataset.get_data_info(index)['gt_label'] for index in range(len(dataset))]
-        else:
-            found = list(dataset.get_gt_labels())
-        labels = [np.atleast_1d(own) for own in found]
+        labels = [np.atleast_1d(own) for own in _of_images(dataset)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TypeError(
             f'{name} cannot be sampled by class: it has no label of each image '
             "(get_gt_labels() or get_data_info(i)['gt_label'])"
         ) from error
     images = np.repeat(np.arange(len(labels)), [len(own) for own in labels])
-    labels = np.concatenate([own for own in labels if len(own)] or [np.zeros(0, np.int64)])
+    if not len(images):
+        raise ValueError(f'{name} cannot be sampled by class: none of its images has a label')
+    labels = np.concatenate([own for own in labels if len(own)])
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(
             f'{name} cannot be sampled by class: its labels must be class indices, got shape '
             f'{labels.shape} of {labels.dtype}'
         )
     return labels, images
+
+
+def _of_images(dataset: Sized) -> Sequence[Any]:
+    """The label of each image, or its labels.
+
+    Each data set of mmengine has infos, and so do its wrappers, which have no ``get_gt_labels``;
+    but one's own may have its labels elsewhere.
+    """
+    try:
+        return [dataset.get_data_info(index)['gt_label'] for index in range(len(dataset))]
+    except (AttributeError, KeyError):
+        found = dataset.get_gt_labels()
+        if len(found) != len(dataset):
+            raise ValueError(f'{len(found)} labels of {len(dataset)} images') from None
+        return found

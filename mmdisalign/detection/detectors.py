@@ -36,7 +36,7 @@ from ..engine import (
 from ..losses import reweight_loss
 from ..losses.cross_entropy import checked_normalizer
 from .layers import ScoringHead, calibrate_head, on_sigmoids, scoring_heads
-from .losses import GRWCrossEntropyLoss, SeesawPCBLoss, stage2_loss
+from .losses import GRWCrossEntropyLoss, PCBLoss, SeesawPCBLoss, stage2_loss
 from .roi_heads import BRANCHES, ClassificationLossMixin, calibrated_roi_head
 
 # Terms that have a gradient and are not of the classes of what predicts.
@@ -331,7 +331,7 @@ def _reweight(
             f'the loss of {type(head).__name__}, {type(loss).__name__}, has a class_prior of its '
             'own: leave that of the model out'
         )
-    if isinstance(loss, SeesawPCBLoss):
+    if isinstance(loss, (SeesawPCBLoss, PCBLoss)):
         loss.balance.alpha = 0.0  # of training, not of stage 2
     reweight_loss(loss, weight, on_sigmoids=on_sigmoids(loss))
 

@@ -1,4 +1,4 @@
-"""The bias that a loss wants where training begins, in the head that the loss is in."""
+"""Losses that are told which head they are in, and the bias that some want where it begins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ from .layers import scoring_heads
 _OWNERS: WeakKeyDictionary[nn.Module, ref[nn.Module]] = WeakKeyDictionary()
 
 
-class InitialBiasMixin:
+class OfHeadMixin:
+    """Mixed into a loss that depends on what it is put into: mmdet never asks, or tells, it all."""
+
+    def belong_to(self, owner: nn.Module) -> None:
+        """Called where a module gets this loss, in that module's constructor.
+
+        Args:
+            owner: The module; what its constructor sets before the loss, it has.
+        """
+
+
+class InitialBiasMixin(OfHeadMixin):
     """Mixed into a loss that has ``initial_bias``: a number, or None.
 
     mmengine initialises the parts of a head after the head's own ``init_cfg``, a loss among them,
@@ -28,6 +39,22 @@ class InitialBiasMixin:
 
     initial_bias: float | None
     for_dense_heads = False
+
+    def belong_to(self, owner: nn.Module) -> None:
+        """Remember the head; TypeError of one that takes its scores for other than they are."""
+        super().belong_to(owner)
+        name = type(self).__name__
+        if isinstance(owner, SABLHead):
+            raise TypeError(
+                f'SABLHead takes its scores for those of a softmax, whatever its loss says; {name} '
+                'is for the other bbox heads'
+            )
+        if isinstance(owner, BaseDenseHead) and not self.for_dense_heads:
+            raise TypeError(
+                f'{name} is for bbox heads: {type(owner).__name__} does not ask its loss for '
+                'probabilities'
+            )
+        _OWNERS[self] = ref(owner)
 
     def init_weights(self) -> None:
         """Set the bias of the layers whose scores the loss is of."""
@@ -48,20 +75,9 @@ class InitialBiasMixin:
                 nn.init.constant_(layer.bias, self.initial_bias)
 
 
-def _remember(owner: nn.Module, name: str, module: nn.Module | None) -> None:
-    if not isinstance(module, InitialBiasMixin):
-        return
-    if isinstance(owner, SABLHead):
-        raise TypeError(
-            f'SABLHead takes its scores for those of a softmax, whatever its loss says; '
-            f'{type(module).__name__} is for the other bbox heads'
-        )
-    if isinstance(owner, BaseDenseHead) and not module.for_dense_heads:
-        raise TypeError(
-            f'{type(module).__name__} is for bbox heads: {type(owner).__name__} does not ask its '
-            'loss for probabilities'
-        )
-    _OWNERS[module] = ref(owner)
+def _tell(owner: nn.Module, name: str, module: nn.Module | None) -> None:
+    if isinstance(module, OfHeadMixin):
+        module.belong_to(owner)
 
 
-torch.nn.modules.module.register_module_module_registration_hook(_remember)
+torch.nn.modules.module.register_module_module_registration_hook(_tell)

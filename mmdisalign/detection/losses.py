@@ -6,8 +6,10 @@ import logging
 from typing import Any, Optional, Union
 
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.losses import CrossEntropyLoss, SeesawLoss, accuracy
 from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.models.roi_heads.bbox_heads import SABLHead
 from mmdet.registry import MODELS
 from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from torch.nn.functional import one_hot
 from .. import losses
 from ..calibration import ClassPrior, PriorLike, ZeroCount
 from ..losses.links import Sigmoid
-from .initial_bias import InitialBiasMixin
+from .initial_bias import InitialBiasMixin, OfHeadMixin
 
 # No label of a detector means 'ignore': label_weights do, and 255 may be a class.
 BBOX_HEAD = {'ignore_index': -100, 'loss_name': 'loss_cls'}
@@ -69,10 +71,16 @@ class BalancedSoftmaxLoss(losses.BalancedSoftmaxLoss):
         super().__init__(class_prior, background_count=background_count, **{**BBOX_HEAD, **kwargs})
 
 
-class CheckedClassesMixin:
-    """Mixed in before a loss with ``num_classes``, its bbox head's, and ``num_scores`` of these."""
+class CheckedClassesMixin(OfHeadMixin):
+    """Mixed in before a loss with ``num_classes``, its head's, and ``num_scores`` of these."""
 
     custom_cls_channels = True
+
+    def belong_to(self, owner: nn.Module) -> None:
+        """ValueError if the head has other classes: mmdet's bbox heads alone ask for them."""
+        super().belong_to(owner)
+        if isinstance(owner, (BaseDenseHead, SABLHead)):
+            self.get_cls_channels(owner.num_classes)
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Number of scores of a head with so many classes; ValueError if the loss has others."""
@@ -86,6 +94,16 @@ class CheckedClassesMixin:
 
 class SoftmaxOfClassesMixin(CheckedClassesMixin):
     """A loss on the softmax of C + 1 scores."""
+
+    def belong_to(self, owner: nn.Module) -> None:
+        """In a dense head, be as mmdet's cross-entropy is.
+
+        Such a head takes the probabilities that it asks for as they are, and the background would
+        be a class; of a loss that it does not ask, it drops the background itself.
+        """
+        super().belong_to(owner)
+        if isinstance(owner, BaseDenseHead):
+            self.custom_cls_channels = False
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Probabilities of scores, both (N, C + 1), where mmdet asks for them."""
@@ -301,6 +319,15 @@ class SeesawPCBLoss(CheckedClassesMixin, BalancedByEpochMixin, _SoftSeesaw):
         balance: Other arguments of :class:`mmdisalign.losses.PairwiseBalance`.
         kwargs: Of mmdet's ``SeesawLoss``.
     """
+
+    def belong_to(self, owner: nn.Module) -> None:
+        """TypeError of a head that does not ask how many scores to make."""
+        if isinstance(owner, (BaseDenseHead, SABLHead)):
+            raise TypeError(
+                f'{type(self).__name__} is for bbox heads: {type(owner).__name__} does not ask its '
+                'loss for the number of scores, of which it takes two of objectness'
+            )
+        super().belong_to(owner)
 
 
 class GRWIIFLoss(OwnScoresMixin, GRWCrossEntropyLoss):

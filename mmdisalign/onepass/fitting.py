@@ -141,13 +141,15 @@ class Samples:
         """These with one position a sample, whose features and scores are interpolated.
 
         What is affine in them makes the same scores of these, in a quarter of the time; what is
-        not, such as DisAlign's σ(x), is to be given each position.
+        not, such as DisAlign's σ(x), is to be given each position. They are in memory, and none is
+        that the arrays hold beside these: those of all processes hold many that were not kept.
         """
         if self.features.shape[1] == 1:
             return self
-        features, logits = (_weighed(self.taps, own) for own in (self.features, self.logits))
-        taps = np.ones((len(self.taps), 1), self.taps.dtype)
-        return replace(self, features=features, logits=logits, taps=taps)
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        features, logits = (_weighed(self.taps, own, rows) for own in (self.features, self.logits))
+        taps = np.ones((len(self), 1), self.taps.dtype)
+        return replace(self, features=features, logits=logits, taps=taps, rows=None)
 
     def of(self, scores: object) -> Samples:
         """These, as what makes scores needs them: interpolated for what folds into a classifier."""
@@ -205,12 +207,18 @@ class Samples:
             yield Chunk(*(values.to(self.device) for values in own))
 
 
-def _weighed(taps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sums over the positions, (S, 1, V) in float32, of values (S, K, V) times taps (S, K)."""
-    result = np.empty((len(values), 1, values.shape[2]), np.float32)
-    for start in range(0, len(values), 4096):  # some at a time: they may be memory-mapped
-        own = np.arange(start, min(start + 4096, len(values)))  # joined arrays take no slices
-        result[own] = taps[own][:, None].astype(np.float32) @ values[own]
+def _weighed(taps: np.ndarray, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Sums over the positions, (S, 1, V) in float32, of values (S, K, V) times taps (S, K) there.
+
+    Args:
+        taps: Shape (R, K).
+        values: Shape (R, K, V).
+        rows: Which of them, (S,).
+    """
+    result = np.empty((len(rows), 1, values.shape[2]), np.float32)
+    for start in range(0, len(rows), 4096):  # some at a time: they may be memory-mapped
+        own = rows[start : start + 4096]  # joined arrays take no slices
+        result[start : start + 4096] = taps[own][:, None].astype(np.float32) @ values[own]
     return result
 
 

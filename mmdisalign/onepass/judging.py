@@ -97,13 +97,19 @@ class SampleJudge:
     def sampling_error(self, images: np.ndarray) -> Optional[float]:
         """See :class:`Judge`: of pixels that are drawn again, as if each had been for itself.
 
-        That so many of each class are drawn in each image makes the true error smaller. An image
-        has one label, so of classifiers all is judged.
+        A pixel that stands for w was drawn with probability 1 / w, and the variance of what it adds
+        to a sum is (w - 1) / w of its square: where all were kept, there is no error. That so many
+        of each class are drawn in each image makes the true error smaller. An image has one label,
+        so of classifiers all is judged.
         """
         if self.kind == 'accuracy':
             return None
         decided, rng = self((None, images)), np.random.default_rng(0)
-        drawn = (rng.poisson(1.0, len(decided.weight)) for _ in range(PIXEL_ROUNDS))
+        spread = np.sqrt(1 - 1 / np.maximum(decided.weight, 1))
+        # Of mean 1 and that variance, and none is negative.
+        drawn = (
+            1 + spread * (rng.poisson(1.0, len(decided.weight)) - 1) for _ in range(PIXEL_ROUNDS)
+        )
         found = [
             once(replace(decided, weight=decided.weight * times), len(images))[self.names[0]]
             for times in drawn

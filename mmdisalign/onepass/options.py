@@ -89,13 +89,16 @@ class Options:
             exp_scale=self.exp_scale,
             passes=self.passes,
         )
-        if self.method != BEST:
-            checked_value(self.method, self.value)
         changed = {'out': Path(self.out), 'cache_dir': self.cache_dir and Path(self.cache_dir)}
+        if self.method != BEST:
+            for name in ('value', 'exp_scale'):  # of DisAlign, both are ρ
+                own = getattr(self, name)
+                checked = checked_value(self.method, own)  # also of a name that there is not
+                changed[name] = None if own is None else checked
         if self.passes is None:
             changed['passes'] = 1 if self.images_per_class == 'all' else PASSES
         if self.method == 'disalign' and self.value is not None:
-            changed['exp_scale'] = self.value
+            changed['exp_scale'] = changed['value']
         for name, value in changed.items():
             object.__setattr__(self, name, value)
 

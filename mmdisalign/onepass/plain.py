@@ -110,6 +110,7 @@ def fit(
         features: What its last layer saw, shape (N, F). Of tensors, their device is where the
             method is fitted.
         logits: What it said, shape (N, C); with a background, whose score is the last, (N, C + 1).
+            Multiplied, if the loss of its training has multiplied them: of LDAM or GCL, by s.
         labels: What it should have said, integers, shape (N,); C is the background. There is a
             sample of each class that the prior has.
         prior: Class frequencies of the training data: anything that ``ClassPrior.build`` takes.

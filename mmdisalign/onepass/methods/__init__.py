@@ -11,6 +11,7 @@ has this as ``LAYER``, and its scores have ``folded_into(layer)``, what changes 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
@@ -75,6 +76,8 @@ def checked_value(method: str, value: Optional[Value]) -> Value:
             names = ', '.join(map(str, module.VALUES))
             raise ValueError(f'{module.PARAMETER} of {method} is one of {names}, got {value!r}')
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    # Real has numpy's numbers, too.
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:
         raise ValueError(f'{module.PARAMETER} of {method} is a number of at least 0, got {value!r}')
     return float(value)
