@@ -165,6 +165,22 @@ def test_a_head_learns_and_its_checkpoint_says_the_same(name: str) -> None:
         assert torch.equal(own.eval()((features,)), other((features,)))
 
 
+@pytest.mark.parametrize(
+    ('name', 'least', 'most'),
+    [('CosineClsHead', 1 - 1e-6, 1 + 1e-6), ('TDEClsHead', 0.3, 0.9), ('VMFClsHead', 0.3, 0.9)],
+)
+def test_a_classifier_on_directions_starts_with_weights_that_have_a_length(
+    name: str, least: float, most: float
+) -> None:
+    own = head(type=name)
+    own.init_weights()
+    # mmpretrain's linear layers have 0.03 here, with which a step is a thousand times as long.
+    lengths = own.fc.weight.norm(dim=1)
+    assert least < lengths.min() and lengths.max() < most
+    own.fc.reset_parameters()
+    assert least < own.fc.weight.norm(dim=1).min()
+
+
 def test_tde_subtracts_at_test_alone() -> None:
     own, features = head(type='TDEClsHead', alpha=1.0), torch.rand(6, 8)
     trained = own((features,))

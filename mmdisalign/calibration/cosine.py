@@ -34,8 +34,9 @@ class CosineLinear(nn.Linear):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Begin anew, s included, whatever a checkpoint has made of it."""
+        """Begin anew, with weights of length 1, as in the release of LDAM; s included."""
         super().reset_parameters()
+        self.weight.copy_(F.normalize(self.weight))
         if hasattr(self, 'scale'):  # not yet, when PyTorch's constructor comes here
             self.scale.fill_(self.initial)
 

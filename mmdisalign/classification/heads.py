@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from mmengine.logging import MessageHub
@@ -32,8 +32,28 @@ from .layers import calibrate, head_layers, known_base
 WITH_CALIBRATION = ('LinearClsHead', 'VisionTransformerClsHead')
 
 
+class NormalizedLinearClsHead(heads.LinearClsHead):
+    """A ``LinearClsHead`` for classifiers that normalise their weights.
+
+    mmpretrain starts linear layers with a standard deviation of 0.01, so weights of 64 channels
+    with a length of 0.08. A gradient of a direction is the longer the shorter the weight: in the
+    first steps those would grow a hundredfold, in directions that chance decides, and stay there.
+    So such a classifier starts as it says itself, unless ``init_cfg`` says otherwise.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        *,
+        init_cfg: Optional[dict] = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, in_channels, init_cfg=init_cfg, **kwargs)
+
+
 @MODELS.register_module()
-class CosineClsHead(heads.LinearClsHead):
+class CosineClsHead(NormalizedLinearClsHead):
     """mmpretrain's ``LinearClsHead`` with a cosine classifier, see :class:`CosineLinear`.
 
     Args:
@@ -154,7 +174,7 @@ class MARCLinearClsHead(ScaledLinearClsHead):
 
 
 @MODELS.register_module()
-class TDEClsHead(heads.LinearClsHead):
+class TDEClsHead(NormalizedLinearClsHead):
     """mmpretrain's ``LinearClsHead`` with a de-confounded classifier, see :class:`CausalLinear`.
 
     Args:
@@ -187,7 +207,7 @@ class TDEClsHead(heads.LinearClsHead):
 
 
 @MODELS.register_module()
-class VMFClsHead(heads.LinearClsHead):
+class VMFClsHead(NormalizedLinearClsHead):
     """mmpretrain's ``LinearClsHead`` with a classifier of von Mises-Fisher densities.
 
     See :class:`VMFLinear`. The loss is to be ``BalancedSoftmaxLoss``, which adds the log counts in
