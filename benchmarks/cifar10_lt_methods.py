@@ -40,6 +40,7 @@ ENTRIES = {
     'tde': "model['head']['alpha'] = 1.0\n",
     'vmf': '',
     'whitening': '',
+    'breadcrumb': '',
 }
 LINES = {
     'loss': 'loss = dict(own.loss, class_prior=_base_.class_prior)\n'
@@ -76,12 +77,31 @@ OTHERS = {
         f'model = dict(_base_.longtail.cbd.model, {BACKBONE}, teachers=[{{before}}])\n'
         'train_dataloader = _base_.longtail.cbd.train_dataloader\n',
     ),
+    # Of the images as the base has them, and of stronger colours.
+    'ssd_features': (
+        None,
+        'sizes = dict(in_channels=64, hid_channels=64, out_channels=128)\n'
+        'own = _base_.longtail.ssd_features.model\n'
+        f'model = dict(own, {BACKBONE}, projector=dict(own.projector, **sizes), queue_len=12288)\n'
+        'load, crop, flip, pack = _base_.train_dataloader.dataset.pipeline\n'
+        "jitter = dict(type='torchvision/ColorJitter', brightness=.4, contrast=.4, saturation=.4)\n"
+        "colours = [dict(type='NumpyToPIL'), dict(jitter, hue=0.1), dict(type='PILToNumpy')]\n"
+        "grey = dict(type='RandomGrayscale', prob=0.2, keep_channels=True)\n"
+        'both = [[crop, flip], [crop, *colours, grey, flip]]\n'
+        "views = dict(type='MultiView', num_views=[1, 1], transforms=both)\n"
+        'train_dataloader = dict(dataset=dict(pipeline=[load, views, pack]))\n',
+    ),
+    'ssd_lws': (
+        'ssd_features',
+        f'model = dict(_base_.decoupled.lws.model, {BACKBONE})\n'
+        f'train_dataloader = _base_.decoupled.lws.train_dataloader{SECOND_STAGE}',
+    ),
     'ssd': (
-        'lws',
+        'ssd_lws',
         f'model = dict(_base_.longtail.ssd.model, {BACKBONE}, teachers=[{{before}}])\n',
     ),
 }
-METHODS = ['cross-entropy', 'cosine', *ENTRIES, 'lws', 'marc', 'cbd', 'ssd']
+METHODS = ['cross-entropy', 'cosine', *ENTRIES, 'lws', 'marc', 'cbd', *list(OTHERS)[-3:]]
 
 
 def trained(name: str, seed: int) -> dict[str, float]:
