@@ -20,9 +20,10 @@ from stage2 import BENCH
 from torch import nn
 
 from mmdisalign.analysis import markdown_table
+from mmdisalign.analysis.bootstrap import once
 from mmdisalign.calibration import AdaptiveCalibration
 from mmdisalign.onepass.calibrator import Calibrator
-from mmdisalign.onepass.judging import Judge, folds, once
+from mmdisalign.onepass.judging import Judge, folds
 from mmdisalign.onepass.methods import Problem, method_named
 from mmdisalign.onepass.one_pass import OnePass
 from mmdisalign.onepass.options import Options

@@ -49,6 +49,49 @@ def test_features_are_moved_to_the_newest_mean_as_released() -> None:
     torch.testing.assert_close(features[:10].view(2, 5, 3), expected)
 
 
+def test_what_a_checkpoint_had_on_a_gpu_is_kept_on_the_cpu() -> None:
+    class OnGPU(torch.Tensor):
+        def cpu(self) -> torch.Tensor:
+            return self.as_subclass(torch.Tensor)
+
+    state = [
+        [(own.as_subclass(OnGPU), own.mean(dim=0).as_subclass(OnGPU))]
+        for own in torch.rand(2, 3, 4)
+    ]
+    kept = BackTrackedFeatures([3, 3])
+    kept.load_state_dict(state)
+    kept.add(torch.rand(6, 4), torch.tensor([0, 1] * 3))
+    assert all(type(part) is torch.Tensor for of in kept.state_dict() for own in of for part in own)
+
+
+def test_features_are_kept_in_single_precision(project: Path) -> None:
+    runner = Runner.from_cfg(config('half', 1, **OPTIONS))
+    original = runner.model.head.pre_logits
+    runner.model.head.pre_logits = lambda feats: original(feats).bfloat16().requires_grad_()
+    runner.model.head.bfloat16()
+    runner.train()
+    kept = torch.load('half/epoch_1.pth', weights_only=False)['breadcrumb']['kept']
+    assert {part.dtype for of in kept for own in of for part in own} == {torch.float32}
+
+
+def test_processes_with_other_numbers_of_images_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breadcrumb, 'all_gather', lambda own: [own, own - 1])
+    hook = BreadcrumbHook()
+    hook._seen = [(torch.rand(3, 2), torch.tensor([0, 1, 1]))]
+    with pytest.raises(ValueError, match=r'each process, but they have \[2, 3\]: set round_up=Tr'):
+        hook.after_train_epoch(SimpleNamespace())
+
+
+def test_a_second_stage_of_its_head_is_refused(project: Path) -> None:
+    stage_1 = config('stage1', 1, **OPTIONS)
+    train(stage_1)
+    cfg = config('stage2', 1, **OPTIONS)
+    cfg.model.update(type='CalibratedImageClassifier', class_prior=COUNTS)
+    cfg.load_from = 'stage1/epoch_1.pth'
+    with pytest.raises(TypeError, match=r"head\.type='LinearClsHead' and custom_hooks=\[\]"):
+        train(cfg)
+
+
 def test_by_hand() -> None:
     kept = BackTrackedFeatures([3, 1])
     kept.add(torch.tensor([[1.0], [5.0], [2.0], [3.0]]), torch.tensor([0, 1, 0, 0]))
@@ -137,6 +180,8 @@ def dealt(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> list[t
     monkeypatch.setattr(breadcrumb, 'get_dist_info', lambda: (rank, world_size))
 
     def gathered(own: Tensor) -> list[Tensor]:
+        if own.numel() == 1:
+            return [own] * world_size
         of = label if own.dtype == torch.long else features
         return [of[each::world_size] for each in range(world_size)]
 

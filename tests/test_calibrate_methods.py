@@ -20,18 +20,13 @@ from project import run, write_classifier, write_stage1
 from torch.utils.data import DataLoader
 
 import mmdisalign
+from mmdisalign.analysis.bootstrap import draws_of, intervals_of_difference, once
 from mmdisalign.analysis.figures import pareto_front
 from mmdisalign.calibration import ClassPrior, logit_adjustment
 from mmdisalign.onepass import method_names
 from mmdisalign.onepass.comparison import searched
 from mmdisalign.onepass.fitting import Samples
-from mmdisalign.onepass.judging import (
-    Decided,
-    SampleJudge,
-    draws_of,
-    intervals_of_difference,
-    once,
-)
+from mmdisalign.onepass.judging import Decided, SampleJudge
 
 
 def calibrate(repo: Path, project: Path, *options: object, fails: bool = False) -> str:

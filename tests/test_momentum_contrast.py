@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from mmpretrain.models.utils import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
@@ -110,11 +111,26 @@ def test_keys_of_all_processes_are_kept(built: nn.Module, monkeypatch: pytest.Mo
 def test_one_view_is_told(built: nn.Module) -> None:
     with pytest.raises(TypeError, match=r"needs two views of an image: set dict\(type='MultiView'"):
         built.loss(views(2)[0], samples(torch.tensor([0, 1])))
+    with pytest.raises(TypeError, match='needs two views'):
+        built.loss([*views(2), views(2)[0]], samples(torch.tensor([0, 1])))
 
 
 def test_a_second_stage_is_told_to_take_the_stock_model() -> None:
     with pytest.raises(TypeError, match=r"with model\.type='ImageClassifier' and one view"):
         calibrated_classifier(MoCoImageClassifier)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Features that lie close together: the sum over the queue is more than half precision has.
+    keys = F.normalize(1 + 0.1 * torch.randn(40_000, 8, generator=generator), dim=1).to(dtype)
+    label = torch.zeros(4, dtype=torch.long)
+    given = keys[:4], keys[4:8], keys[8:], label, torch.ones(len(keys) - 8)
+    found = labelled_contrastive_loss(*given)
+    assert found.dtype == torch.float32 and found.isfinite()
+    single = labelled_contrastive_loss(*(own.float() for own in given[:3]), *given[3:])
+    torch.testing.assert_close(found, single)
 
 
 @pytest.mark.parametrize('stacked', [False, True])
@@ -135,8 +151,12 @@ def test_views_are_prepared_as_an_image_is(stacked: bool) -> None:
 def test_mixed_images_are_refused(project: Path) -> None:
     model = dict(Config.fromfile('stage1.py').model, type='MoCoImageClassifier')
     mixed = dict(augments=[dict(type='Mixup', alpha=0.8)])
-    with pytest.raises(ValueError, match=r'take train_cfg\.augments out'):
-        MODELS.build(dict(model, projector=PROJECTOR, train_cfg=mixed))
+    for own in (dict(train_cfg=mixed), dict(data_preprocessor=dict(batch_augments=mixed))):
+        with pytest.raises(ValueError, match=r'take train_cfg\.augments and data_preprocessor'):
+            MODELS.build(dict(model, projector=PROJECTOR, **own))
+    stock = dict(data_preprocessor=dict(type='ClsDataPreprocessor'))
+    with pytest.raises(ValueError, match=r'take data_preprocessor\.type out'):
+        MODELS.build(dict(model, projector=PROJECTOR, **stock))
 
 
 def contrasted(work_dir: str, epochs: int = 2) -> Config:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,10 +17,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from PIL import Image
 from pycocotools import mask as mask_utils
 
 from mmdisalign.analysis import Evaluation
+from mmdisalign.analysis.bootstrap import once
 from mmdisalign.calibration import ClassPrior
 from mmdisalign.engine.configs import model_config
 from mmdisalign.onepass.confidence import learned
@@ -41,6 +44,36 @@ def analyze() -> ModuleType:
 def run(analyze: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, 'argv', ['analyze.py', *map(str, arguments)])
     analyze.main()
+
+
+def intervals(page: str) -> dict[str, tuple[float, float]]:
+    """What the section says, of one comparison, by name of the mean."""
+    section = page[page.index('How sure a gain is') :]
+    rows = re.findall(r'<tr>(.*?)</tr>', section[: section.index('</table>')], re.DOTALL)[1:]
+    cells = [re.findall(r'<td[^>]*>\s*(.*?)\s*</td>', row, re.DOTALL) for row in rows]
+    return {name: (float(low), float(high)) for name, low, high in cells}
+
+
+@pytest.mark.parametrize('of', ['segmentation', 'detection', 'classification'])
+def test_what_each_image_counts_comes_to_what_the_metric_says(
+    of: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    given = request.getfixturevalue(of)
+    cfg = Config.fromfile(given['config'])
+    init_default_scope(cfg.default_scope)
+    module = importlib.import_module(f'mmdisalign.{of}.predictions')
+    saved = module.SavedPredictions(cfg.test_dataloader.dataset, ClassPrior.build(PRIOR))
+    path = given['root'] / ('after' if of == 'segmentation' else 'after.pkl')
+    found = once(saved.judged(path), len(saved.dataset))
+    summary = saved.evaluate(path, tmp_path / 'after.json').summary
+    names = {
+        'segmentation': dict(mIoU='mIoU', head='mHeadIoU', body='mBodyIoU', tail='mTailIoU'),
+        'detection': dict(AP='bbox_AP', APbody='bbox_APbody', APtail='bbox_APtail'),
+        'classification': dict(top1='top1', mean='mean', many='many', few='few'),
+    }[of]
+    for own, name in names.items():
+        # mmseg rounds to two digits.
+        assert found[own] == pytest.approx(summary[name], abs=5.1e-3), own
 
 
 def prior_file(folder: Path) -> Path:
@@ -83,7 +116,7 @@ def test_label_maps_make_a_report(segmentation, analyze, monkeypatch) -> None:
     root = segmentation['root']
     options = ['--config', segmentation['config'], '--prior', segmentation['prior']]
     command = [root / 'before', root / 'after', *options, '--images', 5, '--out', root / 'report']
-    run(analyze, monkeypatch, *command)
+    run(analyze, monkeypatch, *command, '--intervals')
     before, after = (
         Evaluation.load(root / f'report/results/{n}.json') for n in ('before', 'after')
     )
@@ -92,6 +125,8 @@ def test_label_maps_make_a_report(segmentation, analyze, monkeypatch) -> None:
     assert after.per_class['IoU'] == [100, 80, pytest.approx(100 * 8 / 12, abs=1e-3)]
     assert after.confusion['tail'] == dict(head=0, body=4, tail=8)
     text = (root / 'report/index.html').read_text()
+    # Bicycles gain 100 points in the first image, none in the second.
+    assert intervals(text)['tail'] == (0, 100)
     assert 'one.jpg: 8 pixels changed, 8 to the right class, 0 from it' in text
     assert 'two.jpg: 4 pixels changed, 0 to the right class, 0 from it' in text
     assert len(list((root / 'report/images').iterdir())) == 2 * 3
@@ -189,7 +224,7 @@ def test_detections_make_a_report(detection, analyze, monkeypatch) -> None:
     root = detection['root']
     options = ['--config', detection['config'], '--prior', detection['prior']]
     command = [root / 'before.pkl', root / 'after.pkl', *options, '--images', 5]
-    run(analyze, monkeypatch, *command, '--out', root / 'report')
+    run(analyze, monkeypatch, *command, '--out', root / 'report', '--intervals')
     after = Evaluation.load(root / 'report/results/after.json')
     assert after.confusion['tail'] == dict(head=0, body=1, tail=1)
     # Half of the bicycles found, without a wrong one: 51 of 101 recalls have a precision of 1.
@@ -197,6 +232,7 @@ def test_detections_make_a_report(detection, analyze, monkeypatch) -> None:
     text = (root / 'report/index.html').read_text()
     assert '1.jpg: 1 instances changed, 1 to the right class, 0 from it' in text
     assert '2.jpg:' not in text  # nothing changed there
+    assert intervals(text)['APtail'][0] == 0 < intervals(text)['APtail'][1]
     assert len(list((root / 'report/images').iterdir())) == 3
 
 
@@ -242,12 +278,15 @@ def test_scores_make_a_report_with_the_prior_of_the_evaluator(
 ) -> None:
     root = classification['root']
     options = ['--config', classification['config'], '--images', 5, '--out', root / 'report']
+    options.append('--intervals')
     run(analyze, monkeypatch, root / 'before.pkl', root / 'after.pkl', *options)
     after = Evaluation.load(root / 'report/results/after.json')
     assert after.per_class['accuracy'] == [100, 0, 50]
     assert after.confusion['few'] == dict(many=1, medium=0, few=1)
     text = (root / 'report/index.html').read_text()
     assert '2.png' in text and '3.png' not in text
+    # Of two images of the few, one is right now: a draw may have it alone, or not at all.
+    assert intervals(text)['few'] == (0, 100) and intervals(text)['many'] == (0, 0)
     assert 'few rose by 50.0 to 50.0 %, medium fell by 100.0 to 0.0 %' in capsys.readouterr().out
 
 
@@ -295,6 +334,7 @@ def test_result_files_and_a_checkpoint_need_no_config(tmp_path, analyze, monkeyp
     ('options', 'message'),
     [
         (['--images', 3], 'give what test.py --out saved'),
+        (['--intervals'], '--intervals needs predictions: give what test.py --out saved'),
         (['--checkpoint', 'plain.pth'], 'it is not a DisAlign checkpoint'),
         (['--checkpoint', 'none.pth'], r'there is no none\.pth'),
         (['--config', 'none.py'], r'there is no none\.py'),

@@ -41,6 +41,12 @@ def parse_args() -> argparse.Namespace:
         help='show the N images whose predictions of the rarest group changed most; needs '
         'predictions of test.py --out; of more than two, the first and the last are compared',
     )
+    parser.add_argument(
+        '--intervals',
+        action='store_true',
+        help='show how sure a gain is: its 95 %% interval by a bootstrap over the images; needs '
+        'predictions of test.py --out',
+    )
     args = parser.parse_args()
     if len(args.results) < 2:
         parser.error('give two results or more, what is compared with first')

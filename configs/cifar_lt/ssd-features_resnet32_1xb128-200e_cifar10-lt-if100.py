@@ -1,4 +1,4 @@
-# SSD's stage I; lws_... and ssd_... are its stages II and III, which name it or one another.
+# SSD's stage I; stage II is ssd-lws_..., and III ssd_...
 _base_ = ['./resnet32_1xb128-200e_cifar10-lt-if100.py', '../_base_/longtail_cls.py']
 own = _base_.longtail.ssd_features
 sizes = dict(in_channels=64, hid_channels=64, out_channels=128)

@@ -1,5 +1,5 @@
-# script/finetune.py of XuZhengzhuo/LiVT, 2048 images a step, but with Mixup, without which it
-# stops, and mmpretrain's mean and std. Published: 60.9 (README). load_from: your MAE, see the docs.
+# exp/finetune/ImageNet-LT/vit_base_224/args.txt of XuZhengzhuo/LiVT, 2048 images a step, whose log
+# ends with 60.3; published: 60.9 (README). mmpretrain's mean and std. load_from: your MAE.
 _base_ = [
     'mmpretrain::mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k.py',
     '../_base_/longtail_cls.py',
@@ -17,5 +17,7 @@ val_evaluator = dict(
     _delete_=True, type='mmdisalign.classification.LongTailAccuracy', class_prior=class_prior
 )
 test_evaluator = val_evaluator
-optim_wrapper = dict(accumulative_counts=8, optimizer=dict(lr=8e-3))
+decay = dict(layer_decay_rate=0.75)
+optim_wrapper = dict(accumulative_counts=8, optimizer=dict(lr=8e-3), paramwise_cfg=decay)
+auto_scale_lr = dict(base_batch_size=256)
 load_from = 'work_dirs/mae_vit-base-p16_imagenet-lt/epoch_800.pth'

@@ -76,6 +76,7 @@ def write_report(
     *,
     calibrations: Sequence[Calibration] = (),
     pictures: Optional[Sequence[Picture]] = None,
+    intervals: Optional[Mapping[str, Mapping[str, tuple[float, float]]]] = None,
     title: str = 'Long-tail report',
 ) -> Path:
     """Write ``index.html``, which needs no other file, and its figures as PNG and SVG.
@@ -85,6 +86,8 @@ def write_report(
         out: Folder to write to.
         calibrations: What a DisAlign checkpoint learned.
         pictures: Images to show. Default: None, the page has no such section.
+        intervals: Of each evaluation after the first, the 95 % interval of what each mean gained.
+            Default: None, the page has no such section.
         title: Heading of the page.
 
     Returns:
@@ -99,6 +102,7 @@ def write_report(
     draw = _Draw(out / 'figures')
     sections = [
         _summary(results),
+        *([] if intervals is None else [_intervals(intervals)]),
         *(_per_class(results, value, draw) for value in _values(results)),
         *_confusions(results, draw),
         *(part for c in calibrations for part in _calibration(c, results, draw, out / 'images')),
@@ -110,6 +114,18 @@ def write_report(
     path = out / 'index.html'
     path.write_text(page_of(title, verdicts, sections), encoding='utf-8')
     return path
+
+
+def _intervals(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> Section:
+    text = (
+        'The 95 % intervals of what each mean gained, by a bootstrap over the images: where 0 is '
+        'within, chance may have made it. They know nothing of other seeds, nor of other data.'
+    )
+    header = ['mean of', *(f'{name}: {end}' for name in found for end in ('from', 'to'))]
+    keys = list(next(iter(found.values())))
+    rows = [[key, *(end for own in found.values() for end in own[key])] for key in keys]
+    changes = range(1, len(header))
+    return Section('How sure a gain is', text, table=Table(header, rows, changes=list(changes)))
 
 
 def page_of(title: str, verdicts: Sequence[str], sections: Sequence[Section]) -> str:

@@ -43,7 +43,9 @@ class BackTrackedFeatures:
         return all(len(kept) == epochs for kept, epochs in zip(self._kept, self.epochs))
 
     def add(self, features: Tensor, label: Tensor) -> None:
-        """Add an epoch: features (N, F) and classes (N,). A class that it lacks keeps what it had.
+        """Add an epoch: features (N, F) and classes (N,), kept on the CPU.
+
+        A class that it lacks keeps what it had.
 
         Raises:
             ValueError: If a class was counted to have no image.
@@ -56,7 +58,7 @@ class BackTrackedFeatures:
             if not self.epochs[c]:
                 raise ValueError(f'class {c} has features, but was counted to have no image')
             # Cloned: a part would keep the whole epoch in memory.
-            self._kept[c].append((own[: self.per_class].clone(), own.mean(dim=0)))
+            self._kept[c].append((own[: self.per_class].cpu().clone(), own.mean(dim=0).cpu()))
 
     def balanced(self) -> tuple[Tensor, Tensor]:
         """The features of all classes (M, F) and their classes (M,)."""
@@ -80,7 +82,8 @@ class BackTrackedFeatures:
             )
         for kept, own in zip(self._kept, state):
             kept.clear()
-            kept.extend(own)
+            # A checkpoint may have been read onto a GPU.
+            kept.extend(tuple(part.cpu() for part in epoch) for epoch in own)
 
     def _present(self) -> list[int]:
         return [c for c, kept in enumerate(self._kept) if kept]

@@ -21,7 +21,7 @@ from ..losses import (
     SoftmaxEQLLoss,
     VSLoss,
 )
-from .backbones import CIFARResNet
+from .backbones import CIFARResNet, ResNet10
 from .breadcrumb import BreadcrumbClsHead, BreadcrumbHook
 from .class_hooks import (
     CausalMomentumHook,
@@ -116,6 +116,7 @@ __all__ = [
     'MetaSamplerHook',
     'MoCoImageClassifier',
     'MultiViewDataPreprocessor',
+    'ResNet10',
     'ResetClassifierHook',
     'SelfDistilledClsHead',
     'SoftmaxEQLLoss',

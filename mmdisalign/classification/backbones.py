@@ -1,13 +1,13 @@
-"""The small ResNet of the CIFAR experiments, which mmpretrain lacks."""
+"""The small ResNets of long-tail experiments, which mmpretrain lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, ClassVar, Optional, Union
 
 from mmcv.cnn import ConvModule
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
-from mmpretrain.models.backbones.resnet import BasicBlock
+from mmpretrain.models.backbones.resnet import BasicBlock, ResNet
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -62,6 +62,22 @@ class CIFARResNet(BaseBackbone):
             A tuple of the last feature map, shape (N, 64, H / 4, W / 4).
         """
         return (self.blocks(self.stem(x)),)
+
+
+@MODELS.register_module()
+class ResNet10(ResNet):
+    """mmpretrain's ``ResNet`` of one basic block a stage, as Liu et al. have it (CVPR 2019).
+
+    The network of ImageNet-LT's first experiments, and of Breadcrumb and CDB there.
+
+    Args:
+        kwargs: Arguments of ``ResNet`` but for the depth.
+    """
+
+    arch_settings: ClassVar[dict] = {10: (BasicBlock, (1, 1, 1, 1))}
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(10, **kwargs)
 
 
 class PaddedShortcut(nn.Module):

@@ -24,8 +24,8 @@ class ClassMeansHook(Hook):
 
     LIFT (Shi et al., "Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts", ICML
     2024) begins with those of the pretrained backbone. They take one pass over the training images,
-    in eval mode, prepared as those of validation where there are any. A training that is resumed
-    goes on with the classifier it had.
+    in eval mode, prepared as those of validation where these are one data set. A training that is
+    resumed goes on with the classifier it had.
 
     Raises:
         ValueError: If a class has no training image.
@@ -74,8 +74,9 @@ def _batches(runner: Runner) -> DataLoader:
     """The training images of this process, each once."""
     loader, val = runner.train_dataloader, runner.val_loop
     images = loader.dataset
-    if val is not None:
-        images = _Prepared(images, val.dataloader.dataset.pipeline)
+    pipeline = None if val is None else getattr(val.dataloader.dataset, 'pipeline', None)
+    if pipeline is not None:
+        images = _Prepared(images, pipeline)
     rank, world_size = get_dist_info()
     return DataLoader(
         images,

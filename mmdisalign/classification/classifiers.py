@@ -26,6 +26,8 @@ from ..engine import (
     registered_class,
     unknown_arguments,
 )
+from .breadcrumb import BreadcrumbClsHead
+from .distilled import SelfDistilledClsHead
 from .heads import (
     LWSLinearClsHead,
     ScaledLinearClsHead,
@@ -126,7 +128,11 @@ class CalibratedImageClassifier(CalibrationStageMixin, ImageClassifier):
         Args:
             inputs: Images, shape (N, 3, H, W).
             data_samples: Ground truth of each image.
+
+        Raises:
+            TypeError: If the head's loss is not of the classifier that predicts.
         """
+        _check_trains(type(self.head))
         self._check_loaded()
         return super().loss(inputs, data_samples)
 
@@ -231,6 +237,17 @@ def _checked_head(model: type, head: Optional[Mapping], options: Mapping[str, An
     if not head:
         raise TypeError('an ImageClassifier without a head cannot be calibrated: it has no scores')
     return registered_class(head.get('type'), MODELS)
+
+
+def _check_trains(kind: type) -> None:
+    """Raise TypeError if a head's loss is not of the classifier that predicts."""
+    if issubclass(kind, (BreadcrumbClsHead, SelfDistilledClsHead)):
+        raise refusal(
+            kind,
+            'a second classifier is in its loss: train stage 2 by a config with '
+            "head.type='LinearClsHead' and custom_hooks=[], which takes the same checkpoint, or "
+            'calibrate it in one pass',
+        )
 
 
 def _checked_prior(prior: PriorLike, num_classes: int) -> ClassPrior:

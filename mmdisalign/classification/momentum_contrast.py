@@ -136,10 +136,17 @@ class MoCoImageClassifier(ImageClassifier):
         train_cfg: Optional[dict] = None,
         **kwargs: Any,
     ) -> None:
-        if (train_cfg or {}).get('augments'):
-            raise ValueError('mixed images are of no one class: take train_cfg.augments out')
         preprocessor = {'type': 'MultiViewDataPreprocessor', **(data_preprocessor or {})}
+        if (train_cfg or {}).get('augments') or preprocessor.get('batch_augments'):
+            raise ValueError(
+                'mixed images are of no one class: take train_cfg.augments and '
+                'data_preprocessor.batch_augments out'
+            )
         super().__init__(data_preprocessor=preprocessor, **kwargs)
+        if not isinstance(self.data_preprocessor, MultiViewDataPreprocessor):
+            raise ValueError(
+                'views are prepared by a MultiViewDataPreprocessor: take data_preprocessor.type out'
+            )
         self.contrast = MomentumContrast(self.backbone, projector, queue_len, momentum, temperature)
 
     def loss(self, inputs: list[Tensor], data_samples: list[DataSample]) -> dict[str, Tensor]:
@@ -150,9 +157,9 @@ class MoCoImageClassifier(ImageClassifier):
             data_samples: Ground truth of each image.
 
         Raises:
-            TypeError: If there is one view of each image.
+            TypeError: If there are not two views of each image.
         """
-        if not isinstance(inputs, (list, tuple)):
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
             raise TypeError(
                 f'{type(self).__name__} needs two views of an image: set '
                 "dict(type='MultiView', num_views=[1, 1], transforms=[...]) in the pipeline"

@@ -14,13 +14,15 @@ from mmpretrain.datasets import MultiLabelDataset
 from mmpretrain.registry import DATASETS
 from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
+from torch.nn.functional import one_hot
 
 from ..analysis import Evaluation
+from ..analysis.bootstrap import ClassCounts
 from ..analysis.predictions import read_predictions
 from ..analysis.report import Picture
 from ..calibration import PriorLike
 from ..engine import only_dataset
-from .metrics import LongTailAccuracy, LongTailAveragePrecision
+from .metrics import GROUPS, LongTailAccuracy, LongTailAveragePrecision
 
 SHORT_EDGE = 224  # of a drawn image, in pixels, so that there is room for the labels
 
@@ -55,6 +57,22 @@ class SavedPredictions:
         metric.process({}, samples)
         metric.evaluate(len(samples))
         return Evaluation.load(result_file)
+
+    def judged(self, path: Path) -> ClassCounts:
+        """What each image counts, for draws of the images.
+
+        Raises:
+            ValueError: If images have several labels: AP is of all of them together.
+        """
+        if self.several:
+            raise ValueError('--intervals: not of images with several labels')
+        samples, metric = self._read(path), LongTailAccuracy(self.prior)
+        true = torch.cat([sample['gt_label'] for sample in samples])
+        predicted = torch.stack([sample['pred_score'] for sample in samples]).argmax(dim=1)
+        number = len(metric.class_prior)
+        counts = [one_hot(own, number).numpy() for own in (true, predicted)]
+        groups = {GROUPS[name]: own for name, own in metric.class_prior.groups.items()}
+        return ClassCounts(counts[0] * counts[1], *counts, groups, 'accuracy')
 
     def pictures(
         self, paths: Mapping[str, Path], members: Sequence[int], count: int

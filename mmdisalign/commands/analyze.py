@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..analysis import Calibration, Evaluation
+from ..analysis.bootstrap import draws_of, intervals_of_difference
 from ..analysis.report import Picture, check_comparable, file_name, write_report
 from ..analysis.verdict import verdict
 from ..calibration import ClassPrior
@@ -29,11 +30,13 @@ class Comparison:
         self.args = args
         self.cfg = self._config()
         self.paths = dict(zip(self._names(), args.results))
-        if args.images and any(self._is_result(path) for path in args.results):
-            raise ValueError(
-                '--images needs predictions: give what test.py --out saved in the place of the '
-                'result files'
-            )
+        asked = {'--images': args.images, '--intervals': args.intervals}
+        for option in (name for name, own in asked.items() if own):
+            if any(self._is_result(path) for path in args.results):
+                raise ValueError(
+                    f'{option} needs predictions: give what test.py --out saved in the place of '
+                    'the result files'
+                )
         self.parameters = self._learned()
         self._saved: Any = None
 
@@ -113,6 +116,19 @@ class Comparison:
         *_, rarest = evaluation.partition.values()
         return self.predictions().pictures(chosen, rarest, self.args.images)
 
+    def intervals(self) -> Optional[dict[str, dict[str, tuple[float, float]]]]:
+        """Of each result after the first, the 95 % interval of what each mean gained."""
+        if not self.args.intervals:
+            return None
+        saved = self.predictions()
+        (_, first), *others = self.paths.items()
+        draws = draws_of(len(saved.dataset), seed=0)
+        before = saved.judged(first).values(draws)
+        return {
+            name: intervals_of_difference(before, saved.judged(path).values(draws))
+            for name, path in others
+        }
+
     def calibrations(self, evaluation: Evaluation) -> list[Calibration]:
         """What the checkpoint learned, and with a config how confident it is."""
         checkpoint = self.args.checkpoint
@@ -156,6 +172,7 @@ def _compare(comparison: Comparison, args: argparse.Namespace) -> None:
         args.out,
         calibrations=comparison.calibrations(before),
         pictures=comparison.pictures(before),
+        intervals=comparison.intervals(),
         title=args.title,
     )
     print()

@@ -19,6 +19,7 @@ from mmengine.structures import InstanceData, PixelData
 from pycocotools import mask as mask_utils
 
 from ..analysis import Evaluation
+from ..analysis.bootstrap import Judged
 from ..analysis.predictions import most_changed, read_predictions
 from ..analysis.report import Picture
 from ..calibration import PriorLike
@@ -27,6 +28,7 @@ from .matching import best_detections, boxes_of
 from .metrics import LongTailLVISMetric
 from .panoptic_metric import LongTailPanopticMetric, panoptic_map
 from .panoptic_quality import Segments
+from .validation import JudgedBoxes
 
 
 class SavedPredictions:
@@ -82,6 +84,13 @@ class SavedDetections:
         if not metric.evaluate(len(samples)):
             raise ValueError(f'{path} has no detection')
         return Evaluation.load(result_file)
+
+    def judged(self, path: Path) -> JudgedBoxes:
+        """What is found in each image, for draws of the images: boxes, not masks."""
+        metric = LongTailLVISMetric(self.dataset.ann_file, class_prior=self.prior)
+        metric.dataset_meta = self.dataset.metainfo
+        metric.process({}, self._read(path))
+        return JudgedBoxes.of(metric)
 
     def pictures(
         self, paths: Mapping[str, Path], members: Sequence[int], count: int
@@ -178,6 +187,10 @@ class SavedSegments:
         metric.process({}, samples)
         metric.evaluate(len(samples))
         return Evaluation.load(result_file)
+
+    def judged(self, path: Path) -> Judged:
+        """Raise ValueError: PQ of draws of the images is not built."""
+        raise ValueError('--intervals: not of panoptic data')
 
     def pictures(
         self, paths: Mapping[str, Path], members: Sequence[int], count: int

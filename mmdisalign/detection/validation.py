@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 
 from .. import processes
 from ..analysis import partition
+from ..analysis.bootstrap import means_of_groups
 from ..counting.counting import leaves_of
 from ..files import written_whole
 from ..onepass.collect import SeededDataset, loaded, paths_of
 from ..onepass.image_choice import ImageChoice, image_numbers
-from ..onepass.judging import Part, means_of_groups
+from ..onepass.judging import Part
 from ..onepass.sample_cache import folder_of, remove_folder
 from ..onepass.validation import Validation as ImageValidation
 from ..progress import progress_bar

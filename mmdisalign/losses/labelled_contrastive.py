@@ -30,8 +30,11 @@ def labelled_contrastive_loss(
         queue_label: :math:`y_i`, shape (K,).
         temperature: T. Default: 0.2.
     """
-    own = (query * key.detach()).sum(dim=1, keepdim=True)
-    others = query @ queue.detach().T
-    others = others.masked_fill(label[:, None] == queue_label, float('-inf'))
-    scores = torch.cat([own, others], dim=1) / temperature
-    return (scores.logsumexp(dim=1) - scores[:, 0]).mean()
+    with torch.autocast(query.device.type, enabled=False):
+        # A sum over the queue may be more than half precision has.
+        kind = torch.promote_types(query.dtype, torch.float32)
+        query, key, queue = query.to(kind), key.detach().to(kind), queue.detach().to(kind)
+        own = (query * key).sum(dim=1, keepdim=True)
+        others = (query @ queue.T).masked_fill(label[:, None] == queue_label, float('-inf'))
+        scores = torch.cat([own, others], dim=1) / temperature
+        return (scores.logsumexp(dim=1) - scores[:, 0]).mean()

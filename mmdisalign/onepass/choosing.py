@@ -11,6 +11,7 @@ from typing import Optional
 from torch import nn
 
 from .. import processes
+from ..analysis.bootstrap import once
 from ..analysis.methods import methods_page
 from ..files import written_whole
 from .comparison import (
@@ -23,7 +24,7 @@ from .comparison import (
     without_nan,
 )
 from .folding import check_foldable, folded_state
-from .judging import Judge, once
+from .judging import Judge
 from .methods import Value, checked_value, method_named, method_names
 from .one_pass import OnePass
 

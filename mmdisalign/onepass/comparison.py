@@ -11,8 +11,9 @@ import numpy as np
 from torch import nn
 
 from ..analysis import markdown_table, value_text
+from ..analysis.bootstrap import draws_of, intervals_of_difference, once
 from ..processes import agreed
-from .judging import Judge, Part, draws_of, folds, intervals_of_difference, once
+from .judging import Judge, Part, folds
 from .methods import Problem, Value, foldable, method_named
 
 FOLDS = 4  # of the images that choose, where they are fitted to

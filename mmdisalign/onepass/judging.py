@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Optional, Protocol
 
@@ -11,29 +11,14 @@ import torch
 from torch import nn
 
 from ..analysis import partition
+from ..analysis.bootstrap import OVERALL, Judged, class_values, once
 from ..calibration import AffineScores, ClassPrior
 from .fitting import Samples, calibrated_scores
 
-ROUNDS = 1000  # of the bootstrap
 PIXEL_ROUNDS = 50  # of that of pixels
-OVERALL = {'accuracy': ['top1', 'mean'], 'IoU': ['mIoU']}
 
 
 Part = tuple[Optional[nn.Module], np.ndarray]  # what a method has fitted, and numbers of images
-
-
-class Judged(Protocol):
-    """What scores decide of I images."""
-
-    def values(self, times: np.ndarray) -> Mapping[str, np.ndarray]:
-        """The mean over all classes and over those of each group, in per cent, by name.
-
-        Args:
-            times: How often each image counts, in each of R draws, shape (R, I).
-
-        Returns:
-            Each of shape (R,), NaN where no class of a group occurs.
-        """
 
 
 class Judge(Protocol):
@@ -139,7 +124,7 @@ class Decided:
         weight: How many elements it stands for, shape (S,).
         image: Position of its image among those judged, shape (S,).
         prior: Its groups.
-        kind: ``'accuracy'`` or ``'IoU'``, see :meth:`values`.
+        kind: ``'accuracy'`` or ``'IoU'``, see :func:`class_values`.
     """
 
     label: np.ndarray
@@ -150,22 +135,9 @@ class Decided:
     kind: str
 
     def values(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """The values of draws of the images, see :class:`Judged`.
-
-        Of the kind ``'accuracy'``, ``top1`` is that of all samples and ``mean`` that of the
-        classes, each counting the same; of ``'IoU'``, ``mIoU`` is that of the classes.
-        """
-        number = len(self.prior)
+        """The values of draws of the images, see :class:`Judged`."""
         right, true, predicted = self._counted(times)
-        is_accuracy = self.kind == 'accuracy'
-        with np.errstate(invalid='ignore', divide='ignore'):  # 0 / 0
-            whole = true if is_accuracy else true + predicted - right
-            shares = 100 * np.where(true > 0, right / whole, np.nan)[:, :number]
-            top1 = 100 * right.sum(axis=1) / true.sum(axis=1)
-        groups = {'mean': range(number), **partition(self.prior.groups)}
-        means = means_of_groups(shares, groups)
-        mean = means.pop('mean')
-        return {**({'top1': top1, 'mean': mean} if is_accuracy else {'mIoU': mean}), **means}
+        return class_values(right, true, predicted, self.prior.groups, len(self.prior), self.kind)
 
     def _counted(self, times: np.ndarray) -> Iterator[np.ndarray]:
         """What of each class is right, is it, and is decided for it, in each draw, (R, C) each."""
@@ -179,24 +151,6 @@ class Decided:
             size = side, times.shape[1]
             counts = torch.sparse_coo_tensor(place, weight, size, check_invariants=False)
             yield torch.sparse.mm(counts, torch.from_numpy(times.T).double()).T.numpy()
-
-
-def means_of_groups(
-    values: np.ndarray, groups: Mapping[str, Sequence[int]]
-) -> dict[str, np.ndarray]:
-    """The mean over each group's classes of values (R, C), each (R,); of those that are not NaN.
-
-    Args:
-        values: Of each class, in each of R draws.
-        groups: Class indices by name.
-    """
-    means = {}
-    for name, members in groups.items():
-        own = values[:, list(members)]
-        known = ~np.isnan(own)
-        with np.errstate(invalid='ignore'):  # 0 / 0
-            means[name] = np.where(known, own, 0).sum(axis=1) / known.sum(axis=1)
-    return means
 
 
 def metric_names(prior: ClassPrior, kind: str) -> list[str]:
@@ -222,32 +176,3 @@ def folds(images: np.ndarray, seed: int, number: int = 2) -> list[np.ndarray]:
         )
     order = np.random.default_rng(seed).permutation(images)
     return np.array_split(order, min(number, len(images)))
-
-
-def once(judged: Judged, number: int) -> dict[str, float]:
-    """The values where each of so many images counts once."""
-    return {key: float(value) for key, (value,) in judged.values(np.ones((1, number), int)).items()}
-
-
-def draws_of(number: int, seed: int) -> np.ndarray:
-    """How often each of so many images is in each draw of a bootstrap, (:data:`ROUNDS`, I)."""
-    rng = np.random.default_rng(seed)
-    drawn = (rng.integers(number, size=number) for _ in range(ROUNDS))
-    return np.stack([np.bincount(own, minlength=number) for own in drawn])
-
-
-def intervals_of_difference(
-    before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
-) -> dict[str, tuple[float, float]]:
-    """The 95 % bootstrap interval of what each value gained.
-
-    Images are drawn with replacement, the same for both; the interval has the 2.5th to the 97.5th
-    percentile of the draws (Efron 1979). Classes that a draw has not are left out of it.
-
-    Args:
-        before: The values of :func:`draws_of` before.
-        after: And after.
-    """
-    return {
-        key: tuple(np.nanpercentile(own - before[key], [2.5, 97.5])) for key, own in after.items()
-    }

@@ -16,6 +16,7 @@ from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 from ..analysis import Evaluation
+from ..analysis.bootstrap import ClassCounts
 from ..analysis.predictions import most_changed
 from ..analysis.report import Picture
 from ..calibration import PriorLike
@@ -50,16 +51,25 @@ class SavedPredictions:
         """
         if not folder.is_dir():
             raise ValueError(f'{folder} is no folder of label maps, as test.py --out saves them')
-        metric = LongTailIoUMetric(
-            self.prior, result_file=str(result_file), ignore_index=self.dataset.ignore_index
-        )
+        metric = self._processed(folder, result_file=str(result_file))
+        metric.evaluate(len(self.dataset))
+        return Evaluation.load(result_file)
+
+    def judged(self, folder: Path) -> ClassCounts:
+        """What each image counts, for draws of the images."""
+        metric = self._processed(folder)
+        areas = (torch.stack([own[place] for own in metric.results]) for place in (0, 3, 2))
+        return ClassCounts(*(own.numpy() for own in areas), metric.class_prior.groups, 'IoU')
+
+    def _processed(self, folder: Path, **options: Any) -> LongTailIoUMetric:
+        """The metric after all images."""
+        metric = LongTailIoUMetric(self.prior, ignore_index=self.dataset.ignore_index, **options)
         metric.dataset_meta = self.dataset.metainfo
         for info, truth in self._truths():
             maps = {'gt_sem_seg': truth, 'pred_sem_seg': self._predicted(folder, info, truth)}
             sample = {name: {'data': torch.from_numpy(own)[None]} for name, own in maps.items()}
             metric.process({}, [sample])
-        metric.evaluate(len(self.dataset))
-        return Evaluation.load(result_file)
+        return metric
 
     def pictures(
         self, folders: Mapping[str, Path], members: Sequence[int], count: int

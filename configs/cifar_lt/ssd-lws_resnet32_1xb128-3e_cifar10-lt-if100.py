@@ -1,0 +1,3 @@
+# SSD's stage II, the teacher of ssd_...
+_base_ = './lws_resnet32_1xb128-3e_cifar10-lt-if100.py'
+load_from = 'work_dirs/ssd-features_resnet32_1xb128-200e_cifar10-lt-if100/epoch_200.pth'
