@@ -328,6 +328,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'mmdisalign'
 WAITING_METHODS = {'bincount', 'cpu', 'item', 'nonzero', 'numpy', 'tolist', 'unique'}
 WAITING_FUNCTIONS = {'int', 'float', 'bool'}
 WAITS = {
+    'calibration/back_tracking.py: add: bincount': 'once an epoch, of features on the CPU',
+    'calibration/back_tracking.py: add: cpu': 'likewise',
+    'calibration/back_tracking.py: add: tolist': 'likewise',
+    'calibration/back_tracking.py: load_state_dict: cpu': 'when a training is resumed',
     'calibration/meta_sampler.py: gumbel_selection: bincount': 'a step in every few iterations',
     'losses/adjusted.py: _as_elements: nonzero': 'of shares of classes alone, not of labels',
     'losses/cross_entropy.py: mean_divisor: int': "a count, where a loss is over 'valid'",

@@ -35,6 +35,6 @@ def labelled_contrastive_loss(
         kind = torch.promote_types(query.dtype, torch.float32)
         query, key, queue = query.to(kind), key.detach().to(kind), queue.detach().to(kind)
         own = (query * key).sum(dim=1, keepdim=True)
-        others = (query @ queue.T).masked_fill(label[:, None] == queue_label, float('-inf'))
+        others = (query @ queue.T).masked_fill(label[:, None] == queue_label, -torch.inf)
         scores = torch.cat([own, others], dim=1) / temperature
         return (scores.logsumexp(dim=1) - scores[:, 0]).mean()
