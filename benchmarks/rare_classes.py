@@ -86,12 +86,11 @@ def _sampler(**options: Any) -> Change:
 
 
 def _pipeline_of_test(cfg: Config) -> None:
-    pipeline = copy.deepcopy(cfg.val_dataloader.dataset.pipeline)
-    cfg.train_dataloader.dataset.pipeline = [
-        step for step in pipeline if step.type not in ('LoadAnnotations', 'PackDetInputs')
-    ]
+    first, *others = copy.deepcopy(cfg.val_dataloader.dataset.pipeline)
+    kept = [step for step in others if step.type not in ('LoadAnnotations', 'PackDetInputs')]
+    # Before what changes the image, so that it changes boxes and masks, too.
     loaded = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
-    cfg.train_dataloader.dataset.pipeline += [loaded, dict(type='PackDetInputs')]
+    cfg.train_dataloader.dataset.pipeline = [first, loaded, *kept, dict(type='PackDetInputs')]
 
 
 def _unseen_augmentation(cfg: Config) -> None:
