@@ -5,7 +5,6 @@ Breadcrumb is not among them: its features of earlier epochs begin after 25, see
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import cifar10_lt
 from cifar10_lt import CONFIGS, OUT
 from mmengine.config import Config
-from stage2 import REPO
+from stage2 import REPO, importable
 
 from mmdisalign.analysis import Evaluation, markdown_table
 from mmdisalign.commands.launch import run_tool
@@ -57,6 +56,10 @@ SECOND_STAGE = """
 train_cfg, optim_wrapper, param_scheduler, default_hooks = _base_.disalign.short_schedule
 load_from = {before[checkpoint]!r}
 """
+LWS = (
+    f'model = dict(_base_.decoupled.lws.model, {BACKBONE})\n'
+    f'train_dataloader = _base_.decoupled.lws.train_dataloader{SECOND_STAGE}'
+)
 # What the others are, and the method that comes before, whose checkpoint they take.
 OTHERS = {
     'cross-entropy': (None, f'model = dict({BACKBONE})\n'),
@@ -69,11 +72,7 @@ OTHERS = {
         f'model = dict(_base_.longtail.marc.model, {BACKBONE}, class_prior=_base_.class_prior)'
         + SECOND_STAGE,
     ),
-    'lws': (
-        'cross-entropy',
-        f'model = dict(_base_.decoupled.lws.model, {BACKBONE})\n'
-        f'train_dataloader = _base_.decoupled.lws.train_dataloader{SECOND_STAGE}',
-    ),
+    'lws': ('cross-entropy', LWS),
     'cbd': (
         'cosine',
         f'model = dict(_base_.longtail.cbd.model, {BACKBONE}, teachers=[{{before}}])\n'
@@ -93,17 +92,14 @@ OTHERS = {
         "views = dict(type='MultiView', num_views=[1, 1], transforms=both)\n"
         'train_dataloader = dict(dataset=dict(pipeline=[load, views, pack]))\n',
     ),
-    'ssd_lws': (
-        'ssd_features',
-        f'model = dict(_base_.decoupled.lws.model, {BACKBONE})\n'
-        f'train_dataloader = _base_.decoupled.lws.train_dataloader{SECOND_STAGE}',
-    ),
+    'ssd_lws': ('ssd_features', LWS),
     'ssd': (
         'ssd_lws',
         f'model = dict(_base_.longtail.ssd.model, {BACKBONE}, teachers=[{{before}}])\n',
     ),
 }
-METHODS = ['cross-entropy', 'cosine', *ENTRIES, 'lws', 'marc', 'cbd', *list(OTHERS)[-3:]]
+LAST = ['lws', 'marc', 'cbd', 'ssd_features', 'ssd_lws', 'ssd']
+METHODS = ['cross-entropy', 'cosine', *ENTRIES, *LAST]
 
 
 def trained(name: str, seed: int) -> dict[str, float]:
@@ -157,9 +153,7 @@ def run(seeds: Sequence[int], names: Sequence[str] = tuple(METHODS)) -> str:
     if not cifar10_lt.ARCHIVE.is_file():
         return f'CIFAR-10-LT methods: not run, the images are not in {cifar10_lt.ARCHIVE}'
     cifar10_lt.unpack()
-    os.environ['PYTHONPATH'] = os.pathsep.join(
-        [str(REPO / 'benchmarks'), os.environ.get('PYTHONPATH', '')]
-    )
+    importable(REPO / 'benchmarks')
     rows = []
     for name in names:
         found = [trained(name, seed) for seed in seeds]

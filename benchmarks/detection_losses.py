@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from stage2 import BENCH, REPO
+from stage2 import BENCH, REPO, importable
 
 from mmdisalign.analysis import Evaluation, markdown_table
 from mmdisalign.commands.launch import run_tool
@@ -98,8 +97,7 @@ def run(seeds: Sequence[int], best: int = 4) -> str:
     """The table: each loss with the first seed; cross-entropy and the best four with all seeds."""
     if not BENCH.is_dir():
         return f'losses: not run, the stage-1 model is not in {BENCH}'
-    folders = [str(BENCH), str(REPO / 'benchmarks'), os.environ.get('PYTHONPATH', '')]
-    os.environ['PYTHONPATH'] = os.pathsep.join(folders)
+    importable(BENCH, REPO / 'benchmarks')
     first = {name: trained(name, seeds[0]) for name in losses()}
     order = sorted(first, key=lambda name: first[name]['bbox_AP'], reverse=True)
     again = {'cross-entropy', *order[:best]}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from one_pass import OUT, Task
-from stage2 import BENCH, REPO
+from stage2 import BENCH, REPO, importable
 
 from mmdisalign.analysis import tables
 from mmdisalign.commands.launch import run_tool
@@ -53,7 +52,7 @@ def _stage1(name: str, iterations: int) -> Path:
 
 
 def _find_configs() -> None:
-    os.environ['PYTHONPATH'] = os.pathsep.join([str(BENCH), os.environ.get('PYTHONPATH', '')])
+    importable(BENCH)
 
 
 def _table(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cifar10_lt
-from stage2 import BENCH, REPO
+from stage2 import BENCH, REPO, importable, mean_cell
 
 from mmdisalign.analysis import markdown_table, value_text
 from mmdisalign.analysis.methods import name_of
@@ -95,18 +93,15 @@ def _table(contents: Sequence[Row]) -> str:
     """Means over the seeds, of the images that report, and the numbers that were chosen."""
     before = [content['methods'][0]['values'] for content in contents]
     keys = list(before[0])
-    rows = [
-        ['stage 1', '', *(f'{statistics.mean(own[key] for own in before):.2f}' for key in keys)]
-    ]
+    rows = [['stage 1', '', *(mean_cell([own[key] for own in before]) for key in keys)]]
     for own in zip(*(content['methods'][1:] for content in contents)):
         if any(row['refused'] for row in own):
             continue
         numbers = [value_text(row['value']) for row in own if row['value'] is not None]
         cells = []
         for key in keys:
-            gains = [row['values'][key] - old[key] for row, old in zip(own, before)]
-            mean = statistics.mean(row['values'][key] for row in own)
-            cells.append(f'{mean:.2f} ({min(gains):+.2f} to {max(gains):+.2f})')
+            values = [row['values'][key] for row in own]
+            cells.append(mean_cell(values, [old[key] for old in before]))
         rows.append([name_of(own[0]), ', '.join(numbers), *cells])
     return markdown_table(['', 'value', *keys], rows)
 
@@ -115,7 +110,7 @@ def run(seeds: Sequence[int]) -> str:
     """The tables of all data sets."""
     if not BENCH.is_dir():
         return f'methods: not run, the stage-1 models are not in {BENCH}'
-    os.environ['PYTHONPATH'] = os.pathsep.join([str(BENCH), os.environ.get('PYTHONPATH', '')])
+    importable(BENCH)
     cifar10_lt.unpack()
     names = ('camvid', 'facade', 'signs')
     tasks = [Task(n, BENCH / f'{n}_stage1.py', BENCH / f'{n}_stage1.pth') for n in names]

@@ -7,24 +7,21 @@ seed, which also decides augmentation and sampling. ``python benchmarks/run.py r
 from __future__ import annotations
 
 import copy
-import os
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-import torch
 from mmengine.config import Config
-from stage2 import BENCH
+from stage2 import BENCH, importable, mean_cell
 from torch import nn
 
 from mmdisalign.analysis import markdown_table
 from mmdisalign.analysis.bootstrap import once
-from mmdisalign.calibration import AdaptiveCalibration
 from mmdisalign.onepass.calibrator import Calibrator
 from mmdisalign.onepass.judging import Judge, folds
 from mmdisalign.onepass.methods import Problem, method_named
+from mmdisalign.onepass.methods.disalign import untouched
 from mmdisalign.onepass.one_pass import OnePass
 from mmdisalign.onepass.options import Options
 
@@ -119,34 +116,28 @@ class Variant:
 
     Attributes:
         background: Whether the score of the background is calibrated, too.
-        fixed: Parameters of the calibration that stay as they begin.
+        fixed: Parameters of the calibration that do not learn, and what they are.
         exp_scale: ρ.
         background_weight: Factor of the weight of the background.
     """
 
     background: bool = False
-    fixed: Sequence[str] = ()
+    fixed: Mapping[str, float] = field(default_factory=dict)
     exp_scale: float = EXP_SCALE
     background_weight: float = 1.0
-    start: Mapping[str, float] = field(default_factory=dict)
 
     def fit(self, problem: Problem) -> nn.Module:
         """Fit a calibration to samples."""
         number = problem.num_scores if self.background else problem.num_classes
-        scores = AdaptiveCalibration(number, problem.in_channels)
-        generator = torch.Generator().manual_seed(problem.seed)
-        with torch.no_grad():
-            scores.confidence.weight.normal_(std=0.01, generator=generator)
-            for name, value in self.start.items():
-                scores.get_parameter(name).fill_(value)
-        for name in self.fixed:
-            scores.get_parameter(name).requires_grad_(False)
+        scores = untouched(problem, number)
+        for name, value in self.fixed.items():
+            own = scores.get_parameter(name).requires_grad_(False)
+            own.fill_(value)
         weight = problem.class_weight(self.exp_scale)
         weight[problem.num_classes :] *= self.background_weight
         return problem.minimise(scores, weight)
 
 
-ALWAYS_OPEN = {'confidence.weight': 0.0, 'confidence.bias': 30.0}
 VARIANTS: dict[str, Variant] = {
     **{f'ρ = {value:g}': Variant(exp_scale=value) for value in (0.0, 0.4, 0.8, 1.2, 1.6)},
     '1.3 the background is calibrated': Variant(background=True),
@@ -155,9 +146,9 @@ VARIANTS: dict[str, Variant] = {
         for value in (0.1, 0.3, 3.0)
     },
     '1.3 calibrated, × 0.3': Variant(background=True, background_weight=0.3),
-    '1.4 α alone': Variant(fixed=['margin']),
-    '1.4 β alone': Variant(fixed=['magnitude']),
-    '1.4 σ = 1': Variant(fixed=[*ALWAYS_OPEN], start=ALWAYS_OPEN),
+    '1.4 α alone': Variant(fixed={'margin': 0.0}),
+    '1.4 β alone': Variant(fixed={'magnitude': 0.0}),
+    '1.4 σ = 1': Variant(fixed={'confidence.weight': 0.0, 'confidence.bias': 30.0}),
 }
 
 
@@ -190,7 +181,7 @@ def run(seeds: Sequence[int], names: Sequence[str] = ('signs', 'facade')) -> str
     """The tables of the data sets, means of the seeds and how far they go apart."""
     if not BENCH.is_dir():
         return f'rare_classes: not run, the stage-1 models are not in {BENCH}'
-    os.environ['PYTHONPATH'] = os.pathsep.join([str(BENCH), os.environ.get('PYTHONPATH', '')])
+    importable(BENCH)
     OUT.mkdir(parents=True, exist_ok=True)
     return '\n\n'.join(f'{name}\n\n{_table(name, seeds)}' for name in names)
 
@@ -203,9 +194,8 @@ def _table(name: str, seeds: Sequence[int]) -> str:
     for label in found[0]:
         cells = [label]
         for key in keys:
-            gains = [own[label][key] - old[key] for own, old in zip(found, before)]
-            mean = statistics.mean(own[label][key] for own in found)
-            apart = '' if label == 'stage 1' else f' ({min(gains):+.2f} to {max(gains):+.2f})'
-            cells.append(f'{mean:.2f}{apart}')
+            own = [each[label][key] for each in found]
+            before_it = [each[key] for each in before]
+            cells.append(mean_cell(own, None if label == 'stage 1' else before_it))
         rows.append(cells)
     return markdown_table(['', *keys], rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import methods
 import one_pass
 import rare_classes
 import tiled_loss
-from stage2 import BENCH, Stage2
+from stage2 import BENCH, Stage2, importable
 
 from mmdisalign.analysis import tables
 from mmdisalign.commands.launch import run_tool
@@ -31,7 +30,7 @@ FACADE = Stage2('facade', 'iter_400.pth', 0.4, tables.DETECTION)
 
 def count_camvid() -> None:
     """Count the prior that CamVid's config names."""
-    os.environ['PYTHONPATH'] = os.pathsep.join([str(BENCH), os.environ.get('PYTHONPATH', '')])
+    importable(BENCH)
     count = [BENCH / 'camvid_stage1.py', '--out', CAMVID.out / 'prior.json']
     run_tool('class_prior', *count, log=CAMVID.out / 'prior.log')
 

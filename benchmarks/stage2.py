@@ -17,6 +17,21 @@ BENCH = REPO.parent / 'shared' / 'bench'
 Summary = Mapping[str, Optional[float]]
 
 
+def importable(*folders: Path) -> None:
+    """Let the tools that are run import what is in folders."""
+    before = os.environ.get('PYTHONPATH', '')
+    os.environ['PYTHONPATH'] = os.pathsep.join([*map(str, folders), before])
+
+
+def mean_cell(values: Sequence[float], before: Optional[Sequence[float]] = None) -> str:
+    """The mean over seeds and, of as many values before, the least and the most that was gained."""
+    mean = f'{statistics.mean(values):.2f}'
+    if before is None:
+        return mean
+    gains = [own - old for own, old in zip(values, before)]
+    return f'{mean} ({min(gains):+.2f} to {max(gains):+.2f})'
+
+
 @dataclass(frozen=True)
 class Stage2:
     """A benchmark of stage 2.
@@ -43,7 +58,7 @@ class Stage2:
         """Train stage 2 for each seed and exponent; returns the table of all and of the means."""
         if not BENCH.is_dir():
             return f'{self.name}: not run, its stage-1 model and data are not in {BENCH.parent}'
-        os.environ['PYTHONPATH'] = os.pathsep.join([str(BENCH), os.environ.get('PYTHONPATH', '')])
+        importable(BENCH)
         # The untouched calibration is the identity, so this is stage 1.
         rows = [('stage 1', self._evaluate('stage1', BENCH / f'{self.name}_stage1.pth'), None)]
         for exp_scale in exp_scales or [self.exp_scale]:

@@ -62,9 +62,9 @@ class BackTrackedFeatures:
 
     def balanced(self) -> tuple[Tensor, Tensor]:
         """The features of all classes (M, F) and their classes (M,)."""
-        features = [self._of(kept) for kept in self._kept if kept]
-        classes = [torch.full((len(own),), c) for c, own in zip(self._present(), features)]
-        return torch.cat(features), torch.cat(classes)
+        found = {c: self._of(kept) for c, kept in enumerate(self._kept) if kept}
+        classes = [torch.full((len(own),), c) for c, own in found.items()]
+        return torch.cat(list(found.values())), torch.cat(classes)
 
     def state_dict(self) -> list[list[tuple[Tensor, Tensor]]]:
         """What is kept, for a checkpoint."""
@@ -84,9 +84,6 @@ class BackTrackedFeatures:
             kept.clear()
             # A checkpoint may have been read onto a GPU.
             kept.extend(tuple(part.cpu() for part in epoch) for epoch in own)
-
-    def _present(self) -> list[int]:
-        return [c for c, kept in enumerate(self._kept) if kept]
 
     def _of(self, kept: deque[tuple[Tensor, Tensor]]) -> Tensor:
         newest = kept[-1][1]

@@ -6,7 +6,6 @@ from typing import Any, Optional
 
 import torch
 from mmengine.dist import all_gather, get_dist_info
-from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.models import heads
 from mmpretrain.registry import HOOKS, MODELS
@@ -15,11 +14,9 @@ from torch import Tensor, nn
 
 from ..calibration import BackTrackedFeatures
 from .class_hooks import head_of
-from .hooks import model_of
+from .hooks import StatefulHook, model_of
 from .meta_sampler import drawn_batch, features_of, meta_seed
 from .samplers import ClassSampler
-
-STATE = 'breadcrumb'
 
 
 @MODELS.register_module()
@@ -75,7 +72,7 @@ class BreadcrumbClsHead(heads.LinearClsHead):
 
 
 @HOOKS.register_module()
-class BreadcrumbHook(Hook):
+class BreadcrumbHook(StatefulHook):
     """Keeps the features of the last epochs, and gives a :class:`BreadcrumbClsHead` its batches.
 
     After each epoch, the features that the images of all processes had in it are kept; the next
@@ -88,21 +85,14 @@ class BreadcrumbHook(Hook):
     what the rare classes had; of ImageNet-LT and 2,048 channels some 1.1 GB. Each process holds
     them on the CPU, and up to four times as much while it orders those of an epoch.
 
-    Raises:
-        TypeError: If the head is another one, or the loop has no epochs.
-        ValueError: If processes have other numbers of images.
-
     Args:
         seed: Of the order of the features, and of the images that are drawn. Default: 0.
     """
 
+    state = 'breadcrumb'
+
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self._loaded: Optional[dict[str, Any]] = None
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the state for when training begins; a stage-1 checkpoint has none."""
-        self._loaded = checkpoint.get(STATE)
 
     def before_train(self, runner: Runner) -> None:
         """Begin without features, or with those that a training that is resumed had.
@@ -124,9 +114,9 @@ class BreadcrumbHook(Hook):
         self._sampler = ClassSampler(dataset, power=0, seed=meta_seed(self.seed))
         counts = self._sampler.counts.tolist()
         self._kept = BackTrackedFeatures(counts + [0] * (head.num_classes - len(counts)))
-        if self._loaded is not None and runner.iter > 0:
-            self._kept.load_state_dict(self._loaded['kept'])
-        self._loaded = None
+        state = self._resumed(runner)
+        if state is not None:
+            self._kept.load_state_dict(state['kept'])
         most = max(self._kept.epochs)
         if most >= runner.max_epochs:
             runner.logger.warning(
@@ -172,7 +162,11 @@ class BreadcrumbHook(Hook):
         self._seen.append((features.float().cpu(), label.cpu()))
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Take in the features of all processes, in the order that one would have seen them."""
+        """Take in the features of all processes, in the order that one would have seen them.
+
+        Raises:
+            ValueError: If processes have other numbers of images.
+        """
         features, label = (torch.cat(own) for own in zip(*self._seen))
         self._seen.clear()
         found = {int(number) for number in all_gather(torch.tensor([len(label)]))}
@@ -181,15 +175,13 @@ class BreadcrumbHook(Hook):
                 f'Breadcrumb needs as many images in each process, but they have {sorted(found)}: '
                 'set round_up=True in train_dataloader.sampler'
             )
-        self._kept.add(_of_all(features, runner), _of_all(label, runner))
+        self._kept.add(_of_all(features), _of_all(label))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what is kept."""
-        checkpoint[STATE] = {'kept': self._kept.state_dict()}
+        checkpoint[self.state] = {'kept': self._kept.state_dict()}
 
 
-def _of_all(own: Tensor, runner: Runner) -> Tensor:
+def _of_all(own: Tensor) -> Tensor:
     """Rows of all processes, in turns, as the sampler dealt them."""
-    device = next(model_of(runner).parameters()).device
-    found = all_gather(own.to(device))
-    return torch.stack([each.cpu() for each in found], dim=1).flatten(0, 1)
+    return torch.stack(all_gather(own), dim=1).flatten(0, 1)

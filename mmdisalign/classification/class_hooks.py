@@ -17,7 +17,7 @@ from ..calibration import CausalLinear, effective_number_weights
 from ..losses import CDBLoss, DifficultyNet, DifficultyNetLoss, difficulty_meta_loss
 from ..losses.difficulty import DYNAMIC, checked_tau, difficulty_weights
 from .heads import classifier_of
-from .hooks import model_of
+from .hooks import StatefulHook, model_of
 from .meta_sampler import drawn_batch, features_of, learned_sampler, meta_seed
 from .samplers import ClassSampler
 
@@ -74,7 +74,7 @@ class CausalMomentumHook(Hook):
 
 
 @HOOKS.register_module()
-class ClassDifficultyHook(Hook):
+class ClassDifficultyHook(StatefulHook):
     """After each validation, weighs or samples the classes by how badly they fare.
 
     The validation images must not be those of the test: they decide. Source: Sinha et al., ACCV
@@ -98,12 +98,7 @@ class ClassDifficultyHook(Hook):
             raise ValueError(f'target must be one of {", ".join(TARGETS)}, got {target!r}')
         self.target, self.tau, self.least = target, checked_tau(tau), least
         self.accuracy: Optional[Tensor] = None
-        self._loaded: Optional[dict[str, Any]] = None
         self._trains = False
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the state for when training begins; a stage-1 checkpoint has none."""
-        self._loaded = checkpoint.get(self.state)
 
     def before_train(self, runner: Runner) -> None:
         """Take up what a training that is resumed had."""
@@ -113,12 +108,11 @@ class ClassDifficultyHook(Hook):
                 f'{type(self).__name__} needs validation images: set val_dataloader, val_evaluator '
                 'and val_cfg, of images that are not those of the test'
             )
-        self._is_behind = False
-        if self._loaded is not None and runner.iter > 0:
-            self._load(runner, self._loaded)
+        self._is_behind, state = False, self._resumed(runner)
+        if state is not None:
+            self._load(runner, state)
             # A checkpoint is written before the validation of its epoch, or iteration.
             self._is_behind = _validates(runner.train_loop)
-        self._loaded = None
         self._trains = True
 
     def before_train_epoch(self, runner: Runner) -> None:

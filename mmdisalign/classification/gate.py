@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Optional
 
-import mmcv
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..analysis import Picture
 from ..onepass.confidence import Seen, Viewer
+from .predictions import named_image
 
 
 class GateViewer(Viewer):
@@ -42,10 +41,7 @@ class GateViewer(Viewer):
         """The image, with its label and what stage 1 takes it for."""
         index, predicted = kept
         info = self.dataset.get_data_info(index)
-        image: Optional[np.ndarray] = info.get('img')
-        if image is None:
-            image = mmcv.imread(info['img_path'], channel_order='rgb')
-        name = Path(info['img_path']).name if 'img_path' in info else f'image {index}'
+        name, image = named_image(info, index)
         classes = self.dataset.metainfo.get('classes') or {}
         truth = ', '.join(self._name(classes, own) for own in np.ravel(info['gt_label']))
         caption = f'{truth or "no label"}; for stage 1, {self._name(classes, predicted)}'

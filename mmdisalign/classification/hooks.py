@@ -1,6 +1,8 @@
-"""Hooks of second stages that train the classifier."""
+"""What hooks share, and the one of second stages that train the classifier."""
 
 from __future__ import annotations
+
+from typing import Any, Optional
 
 from mmengine.dist import broadcast
 from mmengine.hooks import Hook
@@ -10,6 +12,27 @@ from mmpretrain.registry import HOOKS
 from torch import nn
 
 from .heads import classifier_of
+
+
+class StatefulHook(Hook):
+    """A hook whose state is in the checkpoints, for a training that is resumed.
+
+    Attributes:
+        state: Its key there.
+    """
+
+    state: str
+    _loaded: Optional[dict[str, Any]] = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the state for when training begins; a stage-1 checkpoint has none."""
+        self._loaded = checkpoint.get(self.state)
+
+    def _resumed(self, runner: Runner) -> Optional[dict[str, Any]]:
+        """The state to go on from, once; None where training begins."""
+        loaded, self._loaded = self._loaded, None
+        # What load_from loads, in a training that is not resumed, is only a model to start from.
+        return loaded if runner.iter > 0 else None
 
 
 @HOOKS.register_module()

@@ -8,7 +8,6 @@ from typing import Optional
 import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_rank
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
@@ -16,15 +15,14 @@ from torch.utils.data import DataLoader
 
 from ..calibration.meta_sampler import LabeledFeatures, meta_loss
 from .heads import classifier_of
-from .hooks import model_of
+from .hooks import StatefulHook, model_of
 from .samplers import ClassSampler, LearnedClassSampler
 
-CHECKPOINT_KEY = 'meta_sampler'
 MOST_LOGGED_CLASSES = 20
 
 
 @HOOKS.register_module()
-class MetaSamplerHook(Hook):
+class MetaSamplerHook(StatefulHook):
     """Learns the rates of a :class:`LearnedClassSampler` by bi-level optimisation.
 
     Every ``interval`` iterations, before the model trains on it, the batch is the inner batch of
@@ -56,6 +54,8 @@ class MetaSamplerHook(Hook):
         TypeError: If training begins with another sampler or loss.
     """
 
+    state = 'meta_sampler'
+
     def __init__(
         self,
         meta_batch_size: int = 128,
@@ -82,11 +82,6 @@ class MetaSamplerHook(Hook):
         self.temperature = temperature
         self.seed = seed
         self._steps = 0
-        self._loaded: Optional[dict] = None
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the state for when training begins; a stage-1 checkpoint has none."""
-        self._loaded = checkpoint.get(CHECKPOINT_KEY)
 
     def before_train(self, runner: Runner) -> None:
         """Start from balanced classes, or in a resumed training from the rates it had."""
@@ -96,10 +91,9 @@ class MetaSamplerHook(Hook):
         self._meta_sampler = ClassSampler(dataset, power=0, seed=meta_seed(self.seed))
         self._log_rates = torch.zeros_like(self._log_counts).requires_grad_()
         self._optimizer = torch.optim.Adam([self._log_rates], lr=self.lr)
-        # What load_from loads, in a training that is not resumed, is only a model to start from.
-        if self._loaded is not None and runner.iter > 0:
-            self._load(self._loaded)
-        self._loaded = None
+        state = self._resumed(runner)
+        if state is not None:
+            self._load(state)
         self._publish(runner)
 
     def before_train_iter(
@@ -119,7 +113,7 @@ class MetaSamplerHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the rates, the state of their optimiser and the number of steps."""
-        checkpoint[CHECKPOINT_KEY] = {
+        checkpoint[self.state] = {
             'log_rates': self._log_rates.detach().cpu(),
             'optimizer': self._optimizer.state_dict(),
             'steps': self._steps,

@@ -78,8 +78,10 @@ class MomentumContrast(nn.Module):
         """
         query = F.normalize(self.projector(maps)[0], dim=1)
         key = self._keys(images, backbone)
-        queue, classes = self.queue.clone(), self.queue_label.clone()
-        loss = labelled_contrastive_loss(query, key, queue, label, classes, self.temperature)
+        queue = self.queue.clone()  # for the backward pass, after the new keys are in it
+        loss = labelled_contrastive_loss(
+            query, key, queue, label, self.queue_label, self.temperature
+        )
         self._enqueue(key, label)
         return loss
 

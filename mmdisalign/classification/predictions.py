@@ -104,16 +104,13 @@ class SavedPredictions:
     def _picture(self, samples: Mapping[str, Mapping]) -> Picture:
         number = next(iter(samples.values()))['sample_idx']
         info = self.dataset.get_data_info(number)
-        image = info.get('img')
-        if image is None:
-            image = mmcv.imread(info['img_path'], channel_order='rgb')
+        title, image = named_image(info, number)
         # As a tensor, for an image may have no label.
         truth = DataSample().set_gt_label(torch.tensor(info['gt_label'], dtype=torch.long))
         drawn = {
             'ground truth': truth,
             **{name: self._predicted(sample) for name, sample in samples.items()},
         }
-        title = Path(info['img_path']).name if 'img_path' in info else f'image {number}'
         return Picture(title, [(name, self._draw(image, own)) for name, own in drawn.items()])
 
     def _predicted(self, sample: Mapping[str, Any]) -> DataSample:
@@ -124,6 +121,19 @@ class SavedPredictions:
     def _draw(self, image: np.ndarray, sample: DataSample) -> np.ndarray:
         classes = self.dataset.metainfo.get('classes')
         return UniversalVisualizer().visualize_cls(image, sample, classes, resize=SHORT_EDGE)
+
+
+def named_image(info: Mapping[str, Any], number: int) -> tuple[str, np.ndarray]:
+    """What to call an image, and the image, RGB.
+
+    Args:
+        info: Of the data set: the image, or its path.
+        number: Of the image there.
+    """
+    image = info.get('img')
+    if image is None:
+        image = mmcv.imread(info['img_path'], channel_order='rgb')
+    return Path(info['img_path']).name if 'img_path' in info else f'image {number}', image
 
 
 def _label_changed(pair: Sequence[Mapping[str, Any]], members: Sequence[int]) -> Optional[float]:

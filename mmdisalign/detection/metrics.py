@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -112,11 +113,9 @@ class LongTailLVISMetric(BaseMetric):
                 )
             # Which group was taken for which, by boxes, is found out only where it is written.
             written = result_file is not None
-            boxed = written or ceiling
-            regions = dict.fromkeys([*self.metrics, *['bbox'] * boxed])
+            regions = dict.fromkeys([*self.metrics, *['bbox'] * (written or ceiling)])
             self.ground_truth = GroundTruth(path, list(regions))
         self.categories = np.arange(len(self.ground_truth.names))
-        self._instances = _by_image(self.ground_truth) if boxed else None
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
@@ -183,7 +182,7 @@ class LongTailLVISMetric(BaseMetric):
         if self.result_file is not None:
             result['matched'] = self._matched(image, predictions, categories)
         if self.ceiling:
-            result['ceiling'] = self._with_true_classes(image, predictions)
+            result['ceiling'] = self.with_true_classes(image, predictions)
         if 'segm' in self.metrics:
             masks = predictions.get('masks')
             result['segm'] = encode_masks(masks, counted, self.ground_truth.sizes[image])
@@ -199,11 +198,20 @@ class LongTailLVISMetric(BaseMetric):
         best = best_detections(boxes, boxes_of(predictions), predictions['scores']).numpy()
         return np.stack([truth, np.append(categories, -1)[best]]).astype(np.int32)
 
+    @cached_property
+    def _instances(self) -> dict[int, tuple[torch.Tensor, np.ndarray]]:
+        return _by_image(self.ground_truth)
+
     def _instances_of(self, image: int) -> tuple[torch.Tensor, np.ndarray]:
         return self._instances.get(image, (torch.zeros(0, 4), np.zeros(0, np.int32)))
 
-    def _with_true_classes(self, image: int, predictions: Mapping) -> dict[str, Any]:
-        """The detections of an image as if they were classified without an error."""
+    def with_true_classes(self, image: int, predictions: Mapping) -> dict[str, Any]:
+        """What ``process`` would keep of an image classified without an error.
+
+        Args:
+            image: Its index in the annotation file.
+            predictions: Its ``pred_instances``.
+        """
         boxes, truth = self._instances_of(image)
         own, scores = boxes_of(predictions), predictions['scores']
         kept, category = with_true_classes(boxes, torch.from_numpy(truth), own, scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -56,8 +56,7 @@ class Validation(ImageValidation):
         files = [getattr(part, 'ann_file', None) or '' for part in parts]
         if len(files) > 1 or not files[0].endswith('.json'):
             raise ValueError('AP is of one annotation file, in the format of LVIS or COCO')
-        own = dict(backend_args=parts[0].backend_args, ceiling=True)
-        self.metric = LongTailLVISMetric(files[0], **own)
+        self.metric = LongTailLVISMetric(files[0], backend_args=parts[0].backend_args)
         self.metric.dataset_meta = self.dataset.metainfo
         if not partition(self.metric.groups):
             self.metric.class_prior = self.prior
@@ -158,10 +157,8 @@ class BoxJudge:
         """Judge on some of the images, see :class:`Judge`."""
         metric = self.metric
         metric.results.clear()
-        for scores, image in ((own, image) for own, images in parts for image in images.tolist()):
-            made = torch.load(self.files[image], map_location='cpu', weights_only=False)
-            predicted = self.replayer.predict(made, scores)
-            metric.process(None, [{'img_id': made.image, 'pred_instances': predicted}])
+        for sample in self._predicted(*parts):
+            metric.process(None, [sample])
         return JudgedBoxes.of(metric)
 
     def sampling_error(self, images: np.ndarray) -> None:
@@ -169,10 +166,20 @@ class BoxJudge:
 
     def ceiling(self, images: np.ndarray) -> JudgedBoxes:
         """See :class:`Judge`: of the boxes of the classifier as it was."""
-        self((None, images))
         metric = self.metric
-        metric.results[:] = [result['ceiling'] for result in metric.results]
+        metric.results[:] = [
+            metric.with_true_classes(
+                metric.ground_truth.image_index(sample['img_id']), sample['pred_instances']
+            )
+            for sample in self._predicted((None, images))
+        ]
         return JudgedBoxes.of(metric)
+
+    def _predicted(self, *parts: Part) -> Iterator[dict[str, Any]]:
+        """What the detector predicts of images, as metrics take it."""
+        for scores, image in ((own, image) for own, images in parts for image in images.tolist()):
+            made = torch.load(self.files[image], map_location='cpu', weights_only=False)
+            yield {'img_id': made.image, 'pred_instances': self.replayer.predict(made, scores)}
 
 
 @dataclass(frozen=True)

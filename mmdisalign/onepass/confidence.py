@@ -176,9 +176,7 @@ class GateObserver:
         magnitude, margin = (
             each.detach().float()[:, None] for each in (calibration.magnitude, calibration.margin)
         )
-        rows = [
-            each.unsqueeze(2) if each.dim() == 2 else each.flatten(2) for each in (logits, sigma)
-        ]
+        rows = [each.unsqueeze(-1).flatten(2) for each in (logits, sigma)]
         step = max(1, TILE // max(1, logits.shape[0] * logits.shape[1]))
         parts = []
         for scores, gate in zip(*(each.split(step, 2) for each in rows)):

@@ -18,8 +18,14 @@ def fit(problem: Problem, value: float) -> AdaptiveCalibration:
     Source: Zhang et al., "Distribution Alignment", CVPR 2021, sections 3.2 and 3.3. A background
     passes; of the scores of a map, each is calibrated before they are interpolated.
     """
-    calibration = AdaptiveCalibration(problem.num_classes, problem.in_channels)
+    calibration = untouched(problem, problem.num_classes)
+    return problem.minimise(calibration, problem.class_weight(value))
+
+
+def untouched(problem: Problem, number: int) -> AdaptiveCalibration:
+    """What a fit begins with, of so many of the problem's scores."""
+    calibration = AdaptiveCalibration(number, problem.in_channels)
     generator = torch.Generator().manual_seed(problem.seed)
     with torch.no_grad():
         calibration.confidence.weight.normal_(std=0.01, generator=generator)
-    return problem.minimise(calibration, problem.class_weight(value))
+    return calibration
